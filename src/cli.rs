@@ -1,0 +1,167 @@
+//! The command line: the original's flags unchanged, the new ones with long names, and the tool subcommands.
+
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, Parser, Subcommand};
+
+use crate::config::Options;
+
+/// What was asked for on the command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "simpletun",
+    version,
+    about = "Point-to-point tunnel: joins a tun or tap device to one peer over TCP or UDP",
+    args_override_self = true,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    max_term_width = 110,
+    after_help = "Quick link:\n  \
+        far end    simpletun -i tun3 -s --address 192.168.0.2/24\n  \
+        near end   simpletun -i tun11 -c 10.86.43.52 --address 192.168.0.1/24\n\n\
+        Signals: TERM and INT end, HUP re-reads the file and reconnects, USR1 reconnects, USR2 logs statistics.\n\
+        Exit status: 0 ended as asked, 1 failure at run time, 2 mistake in usage or configuration."
+)]
+pub struct Cli {
+    /// Settings that the configuration file knows too.
+    #[command(flatten)]
+    pub options: Options,
+
+    /// Read the settings from this file; flags override it
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+    pub config: Option<PathBuf>,
+
+    /// Check flags and file, say what is wrong with them, and exit
+    #[arg(long, help_heading = "Configuration")]
+    pub check_config: bool,
+
+    /// Say more (twice: everything)
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
+
+    /// Say only warnings (twice: only errors)
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
+    pub quiet: u8,
+
+    /// A tool, instead of the tunnel itself.
+    #[command(subcommand)]
+    pub tool: Option<Tool>,
+}
+
+/// The tools beside the tunnel.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Tool {
+    /// Make a persistent tun or tap device
+    Mktun(crate::tools::mktun::Mktun),
+    /// Remove a persistent tun or tap device
+    Rmtun(crate::tools::mktun::Rmtun),
+}
+
+/// Why there is nothing to run.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Help or version was asked for: print this to standard output and succeed.
+    Print(String),
+    /// A mistake: one sentence for standard error.
+    Usage(String),
+}
+
+impl Cli {
+    /// Parses the arguments; `arguments` includes the program's name.
+    ///
+    /// # Errors
+    /// Help or version to be printed, or a mistake in the arguments as one sentence. The original's texts are kept
+    /// where it had one.
+    pub fn from_arguments<I, T>(arguments: I) -> Result<Self, Refusal>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<std::ffi::OsString> + Clone,
+    {
+        Self::try_parse_from(arguments).map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refusal::Print(error.render().to_string()),
+            _ => Refusal::Usage(sentence(&error)),
+        })
+    }
+}
+
+/// One sentence instead of clap's page.
+fn sentence(error: &clap::Error) -> String {
+    let argument = context(error, ContextKind::InvalidArg);
+    match error.kind() {
+        ErrorKind::UnknownArgument if !argument.starts_with('-') => "Too many options!".to_owned(),
+        // A word behind the options is a conflict too: options exclude tools, and no other options exclude each other.
+        ErrorKind::InvalidSubcommand | ErrorKind::ArgumentConflict => "Too many options!".to_owned(),
+        ErrorKind::UnknownArgument => match error.get(ContextKind::SuggestedArg) {
+            Some(suggestion) => format!("Unknown option {argument}; did you mean {suggestion}?"),
+            None => format!("Unknown option {argument}; simpletun --help lists the options"),
+        },
+        // An empty list of possible values: an option at the end that lacks its argument.
+        ErrorKind::InvalidValue if context(error, ContextKind::InvalidValue).is_empty() => {
+            format!("Option {argument} lacks its value; simpletun --help shows what it takes")
+        }
+        _ => {
+            let text = error.render().to_string();
+            let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            format!("{first}; simpletun --help lists the options")
+        }
+    }
+}
+
+fn context(error: &clap::Error, kind: ContextKind) -> String {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(" "),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, Refusal> {
+        Cli::from_arguments(line.split(' '))
+    }
+
+    fn mistake(line: &str) -> String {
+        match parse(line) {
+            Err(Refusal::Usage(text)) => text,
+            other => panic!("{line} gave {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn short_options_cluster_and_the_last_role_and_kind_win() {
+        let cli = parse("simpletun -sdi tun3 -u -a").expect("a legal line");
+        assert!(cli.options.server && cli.options.debug && cli.options.tap && !cli.options.tun);
+        let cli = parse("simpletun -i tun3 -s -c host -a -u -p 1 -p 2").expect("a legal line");
+        assert!(!cli.options.server && cli.options.tun && !cli.options.tap);
+        assert_eq!(cli.options.port.expect("a port").to_string(), "2");
+        let cli = parse("simpletun -i tun3 -chost -s").expect("a legal line");
+        assert!(cli.options.server && cli.options.connect.is_none());
+    }
+
+    #[test]
+    fn repeatable_options_collect() {
+        let cli = parse("simpletun -i t -s --route 10.0.0.0/8 --route fd00::/8").expect("a legal line");
+        assert_eq!(cli.options.route.len(), 2);
+    }
+
+    #[test]
+    fn mistakes_are_one_sentence() {
+        assert_eq!(mistake("simpletun -i tun3 -s surplus"), "Too many options!");
+        assert!(mistake("simpletun --adress 10.0.0.1/8").contains("did you mean"));
+        assert!(mistake("simpletun -s -i").contains("lacks its value"));
+        for line in ["simpletun --nonsense", "simpletun -i", "simpletun -x", "simpletun mktun", "simpletun -i t mktun"]
+        {
+            assert_eq!(mistake(line).lines().count(), 1, "{line}");
+        }
+    }
+}

@@ -1,0 +1,502 @@
+//! From the options as typed to the settings as used: one function a kind of value, each with its own sentence
+//! for what can be wrong.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::{
+    Access, Bind, Config, ConfigError, DEFAULT_PORT, DeviceConfig, InterfaceAddress, LinkConfig, LinkLayer,
+    MAX_NAME_LEN, NetworkConfig, Options, Protocol, Role, ServiceLookup, Text,
+};
+
+const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(3);
+const DEFAULT_DOWN_AFTER: Duration = Duration::from_secs(10);
+
+/// Smallest MTU of IPv4 (RFC 791) and of IPv6 (RFC 8200), and the greatest of any device, in bytes.
+const MIN_MTU: u32 = 68;
+const MIN_MTU_IPV6: u32 = 1280;
+const MAX_MTU: u32 = 65_535;
+
+const MAX_TX_QUEUE_LEN: u32 = 1_000_000;
+
+/// Longest host name (RFC 1035).
+const MAX_HOST_LEN: usize = 253;
+
+/// A host as it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// A literal address.
+    Address(IpAddr),
+    /// A name to look up, or an address with a zone such as `fe80::1%eth0`.
+    Name(String),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(formatter, "{address}"),
+            Self::Name(name) => formatter.write_str(name),
+        }
+    }
+}
+
+/// A host and the port on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Name or address.
+    pub host: Host,
+    /// Port, never 0.
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Address(IpAddr::V6(address)) => write!(formatter, "[{address}]:{}", self.port),
+            Host::Name(name) if name.contains(':') => write!(formatter, "[{name}]:{}", self.port),
+            host => write!(formatter, "{host}:{}", self.port),
+        }
+    }
+}
+
+pub(super) fn config(options: &Options, services: ServiceLookup<'_>) -> Result<Config, ConfigError> {
+    let name = match &options.interface {
+        Some(name) if !name.0.is_empty() => interface_name("interface", &name.0)?,
+        _ => return Err(ConfigError::NoInterface),
+    };
+    if !options.server && options.connect.is_none() {
+        return Err(ConfigError::NoRole);
+    }
+    if options.connect.as_ref().is_some_and(|host| host.0.is_empty()) {
+        return Err(ConfigError::NoServerAddress);
+    }
+    security(options)?;
+    let kind = if options.tap { LinkLayer::Tap } else { LinkLayer::Tun };
+    let config = Config {
+        device: DeviceConfig {
+            name,
+            kind,
+            persist: options.persist,
+            owner: options.owner.as_ref().map(|owner| account("owner", owner)).transpose()?,
+            group: options.owner_group.as_ref().map(|group| account("owner-group", group)).transpose()?,
+        },
+        network: network(options, kind)?,
+        link: link(options, services)?,
+        once: options.once,
+        debug: options.debug,
+    };
+    if config.once && config.link.protocol == Protocol::Udp {
+        return Err(ConfigError::Combination(
+            "Option once cannot be used with udp: a datagram link does not tell that the peer left; use tcp".to_owned(),
+        ));
+    }
+    Ok(config)
+}
+
+fn security(options: &Options) -> Result<(), ConfigError> {
+    match &options.security {
+        Some(text) if text.0 != "plain" => {
+            Err(ConfigError::value("security", &text.0, "this version knows only \"plain\"; write that"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn link(options: &Options, services: ServiceLookup<'_>) -> Result<LinkConfig, ConfigError> {
+    let protocol = if options.udp { Protocol::Udp } else { Protocol::Tcp };
+    let lookup = |name: &str| services(name, protocol);
+    let port = options.port.as_ref().map(|text| port("port", &text.0, &text.0, &lookup)).transpose()?;
+    let bind = options.bind.as_ref().map(|text| bind_address(&text.0, &lookup)).transpose()?;
+    let (bind_ip, bind_port) = bind.unwrap_or_default();
+    let (role, local_port) = match &options.connect {
+        Some(connect) => {
+            reject_server_options(options)?;
+            (Role::Connect(peer_endpoint("connect", &connect.0, port, &lookup)?.0), bind_port.unwrap_or(0))
+        }
+        None => {
+            if let (Some(port), Some(bind_port)) = (port, bind_port) {
+                agree("bind", bind_port, port)?;
+            }
+            let local_port = bind_port.or(port).unwrap_or(DEFAULT_PORT);
+            (Role::Listen(access(options, local_port, &lookup)?), local_port)
+        }
+    };
+    let keepalive = duration("keepalive", options.keepalive.as_ref(), DEFAULT_KEEPALIVE)?;
+    let down_after = duration("down-after", options.down_after.as_ref(), DEFAULT_DOWN_AFTER)?;
+    if down_after < keepalive * 2 {
+        return Err(ConfigError::Combination(format!(
+            "Option down-after is {} and keepalive {}: down-after must be at least twice keepalive",
+            humantime::format_duration(down_after),
+            humantime::format_duration(keepalive)
+        )));
+    }
+    Ok(LinkConfig {
+        role,
+        protocol,
+        bind: Bind { address: bind_ip, port: local_port },
+        bind_device: options.bind_device.as_ref().map(|name| interface_name("bind-device", &name.0)).transpose()?,
+        fwmark: options.fwmark.as_ref().map(mark).transpose()?,
+        keepalive,
+        down_after,
+    })
+}
+
+fn reject_server_options(options: &Options) -> Result<(), ConfigError> {
+    let misplaced = match (&options.remote, options.allow.first()) {
+        (Some(remote), _) => ("remote", remote),
+        (None, Some(allow)) => ("allow", allow),
+        (None, None) => return Ok(()),
+    };
+    Err(ConfigError::Combination(format!(
+        "Option {} ({:?}) says whom a server accepts and cannot be used with connect: leave it out",
+        misplaced.0, misplaced.1.0
+    )))
+}
+
+fn access(options: &Options, local_port: u16, lookup: &dyn Fn(&str) -> Option<u16>) -> Result<Access, ConfigError> {
+    if let Some(remote) = &options.remote {
+        if let Some(allow) = options.allow.first() {
+            return Err(ConfigError::Combination(format!(
+                "Options remote ({:?}) and allow ({:?}) both say who the peer may be: keep one of them",
+                remote.0, allow.0
+            )));
+        }
+        let (endpoint, port_given) = peer_endpoint("remote", &remote.0, None, lookup)?;
+        let port = if port_given { endpoint.port } else { local_port };
+        return Ok(Access::Remote { endpoint: Endpoint { port, ..endpoint }, port_given });
+    }
+    if options.allow.iter().any(|text| text.0 == "any") {
+        return Ok(Access::Any);
+    }
+    if options.allow.is_empty() {
+        return Ok(Access::Protected);
+    }
+    let networks = options.allow.iter().map(|text| network_or_host("allow", &text.0));
+    Ok(Access::Networks(networks.collect::<Result<_, _>>()?))
+}
+
+fn network(options: &Options, kind: LinkLayer) -> Result<NetworkConfig, ConfigError> {
+    let mac = options.mac.as_ref().map(|text| mac_address(&text.0)).transpose()?;
+    if let (Some(text), LinkLayer::Tun) = (&options.mac, kind) {
+        return Err(ConfigError::value("mac", &text.0, "a tun device has no MAC address; use tap or leave it out"));
+    }
+    let addresses = addresses(options)?;
+    let routes: Vec<IpNet> =
+        options.route.iter().map(|text| network_or_host("route", &text.0)).collect::<Result<_, _>>()?;
+    let mtu = options.mtu.as_ref().map(|text| number("mtu", &text.0, MIN_MTU, MAX_MTU)).transpose()?;
+    let has_ipv6 =
+        addresses.iter().any(|address| address.local.is_ipv6()) || routes.iter().any(|net| net.addr().is_ipv6());
+    if let Some(mtu) = mtu.filter(|mtu| has_ipv6 && *mtu < MIN_MTU_IPV6) {
+        let problem = format!("IPv6 needs at least {MIN_MTU_IPV6}; raise it or leave IPv6 addresses and routes out");
+        return Err(ConfigError::value("mtu", mtu.to_string(), problem));
+    }
+    Ok(NetworkConfig {
+        up: options.up || !addresses.is_empty() || !routes.is_empty(),
+        addresses,
+        routes,
+        mtu,
+        mac,
+        tx_queue_len: options
+            .txqueuelen
+            .as_ref()
+            .map(|text| number("txqueuelen", &text.0, 0, MAX_TX_QUEUE_LEN))
+            .transpose()?,
+    })
+}
+
+/// Joins `--address`, `--netmask` and `--peer-address`. Mask and peer belong to the first address of their family.
+fn addresses(options: &Options) -> Result<Vec<InterfaceAddress>, ConfigError> {
+    let mut netmask = options.netmask.as_ref().map(|text| Ok((&text.0, netmask(&text.0)?))).transpose()?;
+    let mut peer =
+        options.peer_address.as_ref().map(|text| Ok((&text.0, host_address("peer-address", &text.0)?))).transpose()?;
+    let mut addresses = Vec::new();
+    for text in &options.address {
+        let (ip, given_len) = match text.0.split_once('/') {
+            Some((ip, len)) => (ip, Some(prefix_len(&text.0, ip, len)?)),
+            None => (text.0.as_str(), None),
+        };
+        let local = host_address("address", ip)?;
+        let mask_len =
+            netmask.take_if(|_| local.is_ipv4()).map(|(text, len)| agree_mask(text, len, given_len)).transpose()?;
+        let peer = peer.take_if(|(_, peer)| peer.is_ipv4() == local.is_ipv4()).map(|(_, peer)| peer);
+        let max_len = max_prefix_len(local);
+        let prefix_len = match given_len.or(mask_len) {
+            Some(len) => len,
+            None if peer.is_some() => max_len,
+            None => {
+                let problem = format!(
+                    "it lacks a prefix length; write for example {local}/{}",
+                    if max_len == 32 { 24 } else { 64 }
+                );
+                return Err(ConfigError::value("address", &text.0, problem));
+            }
+        };
+        let peer = peer.or_else(|| other_of_pair(local, prefix_len));
+        addresses.push(InterfaceAddress { local, peer: peer.filter(|peer| *peer != local), prefix_len });
+    }
+    let unused = netmask.map(|(text, _)| ("netmask", text)).or(peer.map(|(text, _)| ("peer-address", text)));
+    match unused {
+        Some((option, text)) => Err(ConfigError::value(
+            option,
+            text.as_str(),
+            "there is no address of its family that it belongs to; add one",
+        )),
+        None => Ok(addresses),
+    }
+}
+
+/// RFC 3021: of the two addresses of an IPv4 /31, the other one is the peer's.
+fn other_of_pair(local: IpAddr, prefix_len: u8) -> Option<IpAddr> {
+    match (local, prefix_len) {
+        (IpAddr::V4(local), 31) => Some(Ipv4Addr::from_bits(local.to_bits() ^ 1).into()),
+        _ => None,
+    }
+}
+
+fn agree_mask(text: &str, mask_len: u8, given_len: Option<u8>) -> Result<u8, ConfigError> {
+    match given_len {
+        Some(given) if given != mask_len => Err(ConfigError::value(
+            "netmask",
+            text,
+            format!("the address says /{given}, which is another mask; keep one of them"),
+        )),
+        _ => Ok(mask_len),
+    }
+}
+
+fn agree(option: &'static str, given: u16, port: u16) -> Result<(), ConfigError> {
+    if given == port {
+        return Ok(());
+    }
+    Err(ConfigError::value(
+        option,
+        given.to_string(),
+        format!("the option port says {port}; keep one of the two ports"),
+    ))
+}
+
+pub(super) fn interface_name(option: &'static str, name: &str) -> Result<String, ConfigError> {
+    let problem = if name.len() > MAX_NAME_LEN {
+        "the kernel takes at most 15 bytes; choose a shorter name"
+    } else if name == "." || name == ".." || name.contains(['/', ':']) || name.contains(char::is_whitespace) {
+        "a name must not contain '/', ':' or white space; choose another such as tun0"
+    } else if name.contains(|character: char| character.is_control()) {
+        "a name must not contain control characters; choose another such as tun0"
+    } else if name.contains('%') && (option != "interface" || name.matches('%').count() != 1 || !name.contains("%d")) {
+        "'%' is allowed only once, as in tun%d, for a number that the kernel picks"
+    } else if name.is_empty() {
+        "the name is empty; name an interface"
+    } else {
+        return Ok(name.to_owned());
+    };
+    Err(ConfigError::value(option, name, problem))
+}
+
+fn account(option: &'static str, text: &Text) -> Result<String, ConfigError> {
+    if text.0.is_empty() {
+        return Err(ConfigError::value(option, "", "it is empty; give a name or a number"));
+    }
+    Ok(text.0.clone())
+}
+
+/// Parses `HOST`, `HOST:PORT`, `[V6]`, `[V6]:PORT` and a bare IPv6 address; says whether a port was among it.
+fn peer_endpoint(
+    option: &'static str,
+    text: &str,
+    default_port: Option<u16>,
+    lookup: &dyn Fn(&str) -> Option<u16>,
+) -> Result<(Endpoint, bool), ConfigError> {
+    let (host, port_text) = split_port(option, text)?;
+    let port = port_text.map(|port_text| port(option, text, port_text, lookup)).transpose()?;
+    if let (Some(port), Some(default_port)) = (port, default_port) {
+        agree(option, port, default_port)?;
+    }
+    let host = match host.parse::<IpAddr>() {
+        Ok(address) => Host::Address(usable_address(option, text, address.to_canonical())?),
+        Err(_) => Host::Name(host_name(option, text, host)?),
+    };
+    Ok((Endpoint { host, port: port.or(default_port).unwrap_or(DEFAULT_PORT) }, port.is_some()))
+}
+
+fn split_port<'a>(option: &'static str, text: &'a str) -> Result<(&'a str, Option<&'a str>), ConfigError> {
+    if let Some(rest) = text.strip_prefix('[') {
+        let Some((host, tail)) = rest.split_once(']') else {
+            return Err(ConfigError::value(option, text, "the bracket is not closed; write [ADDRESS]:PORT"));
+        };
+        return match tail.strip_prefix(':') {
+            Some(port) => Ok((host, Some(port))),
+            None if tail.is_empty() => Ok((host, None)),
+            None => Err(ConfigError::value(option, text, "only :PORT may follow the bracket; write [ADDRESS]:PORT")),
+        };
+    }
+    match text.split_once(':') {
+        // More than one colon: an IPv6 address without brackets, which cannot have a port.
+        Some((_, rest)) if rest.contains(':') => Ok((text, None)),
+        Some((host, port)) => Ok((host, Some(port))),
+        None => Ok((text, None)),
+    }
+}
+
+fn host_name(option: &'static str, text: &str, host: &str) -> Result<String, ConfigError> {
+    let legal = |character: char| character.is_alphanumeric() || "-_.:%".contains(character);
+    if host.is_empty() || host.len() > MAX_HOST_LEN || host.starts_with('-') || !host.chars().all(legal) {
+        let problem =
+            "this is neither a host name nor an address; write NAME, NAME:PORT, 192.0.2.1 or [2001:db8::1]:PORT";
+        return Err(ConfigError::value(option, text, problem));
+    }
+    // Digits and dots only: an IPv4 address was meant, and asking a name server for it would only hide the slip.
+    if host.chars().all(|character| character.is_ascii_digit() || character == '.') {
+        return Err(ConfigError::value(option, text, "this is not a valid IPv4 address; write four numbers up to 255"));
+    }
+    if host.contains(':') && !host.contains('%') {
+        return Err(ConfigError::value(
+            option,
+            text,
+            "this is not a valid IPv6 address; write for example [2001:db8::1]:PORT",
+        ));
+    }
+    Ok(host.to_owned())
+}
+
+fn usable_address(option: &'static str, text: &str, address: IpAddr) -> Result<IpAddr, ConfigError> {
+    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    if address.is_unspecified() || address.is_multicast() || broadcast {
+        return Err(ConfigError::value(option, text, "this is not the address of one host; give a unicast address"));
+    }
+    Ok(address)
+}
+
+fn port(
+    option: &'static str,
+    text: &str,
+    port: &str,
+    lookup: &dyn Fn(&str) -> Option<u16>,
+) -> Result<u16, ConfigError> {
+    let numeric = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-' || byte == b'+');
+    let found = if numeric { port.parse().ok() } else { Some(port).filter(|name| !name.is_empty()).and_then(lookup) };
+    found.filter(|port| *port != 0).ok_or_else(|| {
+        ConfigError::value(
+            option,
+            text,
+            "the port must be a number from 1 to 65535 or a service name from /etc/services",
+        )
+    })
+}
+
+fn bind_address(
+    text: &str,
+    lookup: &dyn Fn(&str) -> Option<u16>,
+) -> Result<(Option<IpAddr>, Option<u16>), ConfigError> {
+    let (host, port_text) = split_port("bind", text)?;
+    let port = port_text.map(|port_text| port("bind", text, port_text, lookup)).transpose()?;
+    match host.parse::<IpAddr>() {
+        Ok(address) if address.is_multicast() => Err(ConfigError::value(
+            "bind",
+            text,
+            "a multicast address cannot be a local address; give one of this host's",
+        )),
+        Ok(address) => Ok((Some(address), port)),
+        Err(_) => Err(ConfigError::value(
+            "bind",
+            text,
+            "this is not an IP address; write 192.0.2.1, 192.0.2.1:PORT or [2001:db8::1]:PORT",
+        )),
+    }
+}
+
+fn host_address(option: &'static str, text: &str) -> Result<IpAddr, ConfigError> {
+    match text.parse::<IpAddr>() {
+        Ok(address) => usable_address(option, text, address),
+        Err(_) => {
+            Err(ConfigError::value(option, text, "this is not an IP address; write for example 192.168.0.1 or fd00::1"))
+        }
+    }
+}
+
+fn max_prefix_len(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn prefix_len(text: &str, ip: &str, len: &str) -> Result<u8, ConfigError> {
+    let max = max_prefix_len(host_address("address", ip)?);
+    match len.parse::<u8>() {
+        Ok(len) if (1..=max).contains(&len) => Ok(len),
+        _ => Err(ConfigError::value("address", text, format!("the prefix length must be a number from 1 to {max}"))),
+    }
+}
+
+fn netmask(text: &str) -> Result<u8, ConfigError> {
+    let mask = text.parse::<Ipv4Addr>().ok().and_then(|mask| ipnet::ipv4_mask_to_prefix(mask).ok());
+    mask.filter(|len| *len > 0).ok_or_else(|| {
+        ConfigError::value("netmask", text, "this is not an IPv4 netmask; write for example 255.255.255.0")
+    })
+}
+
+/// A network, or a single host as a network of one address.
+fn network_or_host(option: &'static str, text: &str) -> Result<IpNet, ConfigError> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address));
+    }
+    let Ok(network) = text.parse::<IpNet>() else {
+        return Err(ConfigError::value(
+            option,
+            text,
+            "this is not a network; write for example 10.1.0.0/16 or fd00:1::/64",
+        ));
+    };
+    if network.addr() != network.network() {
+        let problem = format!("bits behind the prefix are set; write {} if the network is meant", network.trunc());
+        return Err(ConfigError::value(option, text, problem));
+    }
+    Ok(network)
+}
+
+fn mac_address(text: &str) -> Result<[u8; 6], ConfigError> {
+    let mut mac = [0; 6];
+    let octets: Vec<&str> = text.split([':', '-']).collect();
+    let valid = octets.len() == mac.len()
+        && octets.iter().zip(&mut mac).all(|(octet, byte)| {
+            let parsed = u8::from_str_radix(octet, 16).ok().filter(|_| octet.len() <= 2 && !octet.starts_with('+'));
+            parsed.map(|value| *byte = value).is_some()
+        });
+    if !valid {
+        return Err(ConfigError::value("mac", text, "this is not a MAC address; write for example 02:00:5e:10:00:01"));
+    }
+    if mac[0] & 1 == 1 || mac == [0; 6] {
+        return Err(ConfigError::value("mac", text, "this is no unicast address; use one such as 02:00:5e:10:00:01"));
+    }
+    Ok(mac)
+}
+
+fn number(option: &'static str, text: &str, min: u32, max: u32) -> Result<u32, ConfigError> {
+    match text.parse::<u32>() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(ConfigError::value(option, text, format!("it must be a whole number from {min} to {max}"))),
+    }
+}
+
+fn mark(text: &Text) -> Result<u32, ConfigError> {
+    let parsed = match text.0.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.0.parse(),
+    };
+    parsed.map_err(|_| {
+        ConfigError::value("fwmark", &text.0, "it must be a number from 0 to 4294967295, or hexadecimal as 0x2a")
+    })
+}
+
+/// Times from one second to one hour: the kernel's keepalive timers count whole seconds.
+fn duration(option: &'static str, text: Option<&Text>, default: Duration) -> Result<Duration, ConfigError> {
+    let Some(text) = text else { return Ok(default) };
+    match humantime::parse_duration(&text.0) {
+        Ok(time)
+            if (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&time) && time.subsec_nanos() == 0 =>
+        {
+            Ok(time)
+        }
+        _ => Err(ConfigError::value(option, &text.0, "it must be a time in whole seconds from 1s to 1h, such as 10s")),
+    }
+}

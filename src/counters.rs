@@ -1,0 +1,133 @@
+//! What has passed and what was dropped, by cause. Plain numbers that only grow; their names are part of the
+//! statistics line and of everything that reads it.
+
+use std::fmt;
+
+use crate::transport::TransportCounters;
+
+/// Packets and bytes in one place and direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Number of packets.
+    pub packets: u64,
+    /// Bytes of the packets, without what framing, sealing and lower layers add.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    /// Counts one packet.
+    pub fn add(&mut self, len: usize) {
+        self.packets += 1;
+        self.bytes += len as u64;
+    }
+}
+
+/// Why a packet was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drop {
+    /// From the device: no peer is there.
+    NoPeer,
+    /// From the device: longer than the link carries.
+    TooLong,
+    /// From the device: the transport did not take it.
+    NotSent,
+    /// From the network: too short, or neither IPv4 nor IPv6 on a tun device.
+    Invalid,
+    /// From the network: not from the live peer.
+    NotLive,
+    /// From the network: the first message of a secure link.
+    WantsSecure,
+    /// For the device: it is down.
+    DeviceDown,
+    /// For the device: the kernel does not take this packet.
+    DeviceRefused,
+    /// For the device: no room or memory.
+    DeviceFull,
+}
+
+/// Every cause with its name in the statistics, in the order of the enumeration.
+const DROPS: [(Drop, &str); 9] = [
+    (Drop::NoPeer, "no-peer"),
+    (Drop::TooLong, "too-long"),
+    (Drop::NotSent, "not-sent"),
+    (Drop::Invalid, "invalid"),
+    (Drop::NotLive, "not-live"),
+    (Drop::WantsSecure, "wants-secure"),
+    (Drop::DeviceDown, "device-down"),
+    (Drop::DeviceRefused, "device-refused"),
+    (Drop::DeviceFull, "device-full"),
+];
+
+/// The counters of one daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Read from the device.
+    pub device_rx: Traffic,
+    /// Written to the device.
+    pub device_tx: Traffic,
+    /// Taken from the network and accepted.
+    pub network_rx: Traffic,
+    /// Given to the transport.
+    pub network_tx: Traffic,
+    /// Times that the peer came up.
+    pub ups: u64,
+    drops: [u64; DROPS.len()],
+}
+
+impl Counters {
+    /// Counts a dropped packet.
+    pub fn drop_one(&mut self, cause: Drop) {
+        self.drops[cause as usize] += 1;
+    }
+
+    /// The number of packets dropped for this cause.
+    pub fn dropped(&self, cause: Drop) -> u64 {
+        self.drops[cause as usize]
+    }
+}
+
+/// The statistics as `key=value` pairs in a fixed order.
+pub struct Statistics<'a>(pub &'a Counters, pub TransportCounters);
+
+impl fmt::Display for Statistics<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(counters, transport) = self;
+        let places = [
+            ("device-rx", counters.device_rx),
+            ("network-tx", counters.network_tx),
+            ("network-rx", counters.network_rx),
+            ("device-tx", counters.device_tx),
+        ];
+        write!(formatter, "ups={}", counters.ups)?;
+        for (place, traffic) in places {
+            write!(formatter, " {place}-packets={} {place}-bytes={}", traffic.packets, traffic.bytes)?;
+        }
+        for (cause, name) in DROPS {
+            write!(formatter, " drop-{name}={}", counters.dropped(cause))?;
+        }
+        let TransportCounters { paths, refused, strangers, send_errors, too_long, truncated } = transport;
+        write!(
+            formatter,
+            " link-paths={paths} link-refused={refused} link-strangers={strangers} link-send-errors={send_errors} \
+             link-too-long={too_long} link-truncated={truncated}"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_has_its_own_name_and_place() {
+        let mut counters = Counters::default();
+        for (index, (cause, _)) in DROPS.iter().enumerate() {
+            assert_eq!(*cause as usize, index);
+            (0..=index).for_each(|_| counters.drop_one(*cause));
+        }
+        let line = Statistics(&counters, TransportCounters::default()).to_string();
+        for (index, (_, name)) in DROPS.iter().enumerate() {
+            assert!(line.contains(&format!(" drop-{name}={}", index + 1)), "{line}");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The composition root: opens everything in order, runs, and undoes it in reverse.
+
+use std::io;
+
+use anyhow::{Context as _, Result, anyhow};
+use log::{debug, error, info, warn};
+use nix::unistd::{Group, User};
+
+use crate::config::{Access, Config, ConfigError, DeviceConfig, LinkConfig, NetworkConfig, Protocol, Role};
+use crate::device::Device;
+use crate::device::netchange::{AddressSpec, NetChange, NetConfig, NetError};
+use crate::device::netlink::Netlink;
+use crate::event_loop::{EventLoop, Outcome, WhenPeerLeaves};
+use crate::relay::{Relay, WIRE_LOG};
+use crate::transport::{self, admission::Surroundings};
+
+/// Above this MTU an original simpletun on the other end cuts what it receives: its buffer has 2000 bytes, an
+/// Ethernet header among them.
+const ORIGINAL_MAX_MTU: u32 = 1986;
+
+/// Runs the tunnel until it is asked to end. `reread` gives the configuration anew when that is asked for.
+///
+/// # Errors
+/// What the operator must mend: the device, its configuration, the local port, or the names of owner and group
+/// (a [`ConfigError`]).
+pub fn run(mut config: Config, reread: &dyn Fn() -> Result<Config, ConfigError>) -> Result<()> {
+    let (owner, group) = accounts(&config.device)?;
+    let device = Device::open(&config.device, owner, group)?;
+    debug!(target: WIRE_LOG, "Successfully connected to interface {}", device.name());
+    let stays = config.device.persist && device.was_created();
+    let vanishes = device.was_created() && !config.device.persist;
+    let name = device.name().to_owned();
+    let mut network = NetConfig::new(&name).map_err(|source| NetError::lookup(&name, source))?;
+    let result =
+        configure(&mut network, &config.network).and_then(|()| serve(device, &mut config, &mut network, reread));
+    if stays {
+        network.forget();
+    } else if !vanishes {
+        network.undo_all();
+    }
+    result
+}
+
+/// Opens the link and runs it, again and again as it is reconfigured.
+fn serve(
+    device: Device,
+    config: &mut Config,
+    network: &mut NetConfig,
+    reread: &dyn Fn() -> Result<Config, ConfigError>,
+) -> Result<()> {
+    let mut event_loop = EventLoop::new(&device).context("Cannot start the event loop")?;
+    let name = device.name().to_owned();
+    let transport = transport::open(&config.link, event_loop.context(surroundings())?, event_loop.now())?;
+    advise(&device, &config.link);
+    let mut relay = Relay::new(device, transport, &config.link, config.debug);
+    loop {
+        let when_peer_leaves = if config.once { WhenPeerLeaves::Return } else { WhenPeerLeaves::GoOn };
+        match event_loop.run(&mut relay, when_peer_leaves).map_err(|error| device_ended(&name, error))? {
+            Outcome::Terminated => {
+                info!("ending as asked by a signal");
+                return Ok(());
+            }
+            Outcome::PeerLeft => {
+                info!("ending because the peer has left");
+                return Ok(());
+            }
+            Outcome::ReloadRequested => relay = reload(&event_loop, relay, config, network, reread)?,
+        }
+    }
+}
+
+/// Reads the configuration again, applies what can be applied while running, and reconnects. A configuration with a
+/// mistake changes nothing.
+fn reload(
+    event_loop: &EventLoop,
+    mut relay: Relay,
+    config: &mut Config,
+    network: &mut NetConfig,
+    reread: &dyn Fn() -> Result<Config, ConfigError>,
+) -> Result<Relay> {
+    let new = match reread() {
+        Ok(new) => new,
+        Err(mistake) => {
+            error!("{mistake}; going on with the configuration that is in force");
+            return Ok(relay);
+        }
+    };
+    if new.device != config.device {
+        warn!("The device's name, kind, owner and persistence change only with a restart; they stay as they are");
+    }
+    if let Err(error) = network.reconcile(&changes(&new.network)) {
+        error!("{error}; the rest of the new configuration is applied");
+    }
+    let old_link = config.link.clone();
+    *config = Config { device: config.device.clone(), ..new };
+    info!("configuration read again, reconnecting");
+    if config.link == old_link {
+        relay.transport_mut().reconnect(event_loop.now());
+        return Ok(relay);
+    }
+    // The old transport has to be gone before a new one can listen on the same port.
+    let (device, counters) = relay.into_parts();
+    let open = |link: &LinkConfig| -> io::Result<_> {
+        transport::open(link, event_loop.context(surroundings())?, event_loop.now())
+    };
+    let transport = match open(&config.link) {
+        Ok(transport) => transport,
+        Err(failure) => {
+            error!("{failure}; going on with the link that was in force");
+            config.link = old_link;
+            open(&config.link)?
+        }
+    };
+    let mut relay = Relay::new(device, transport, &config.link, config.debug);
+    relay.set_counters(counters);
+    Ok(relay)
+}
+
+fn configure(network: &mut NetConfig, wanted: &NetworkConfig) -> Result<()> {
+    for change in changes(wanted) {
+        network.apply(&change)?;
+    }
+    Ok(())
+}
+
+/// The changes in the order in which the kernel takes them: routes need the device up.
+fn changes(wanted: &NetworkConfig) -> Vec<NetChange> {
+    let address = |address: &crate::config::InterfaceAddress| AddressSpec {
+        local: address.local,
+        peer: address.peer,
+        prefix_len: address.prefix_len,
+    };
+    let mut changes = Vec::new();
+    changes.extend(wanted.mac.map(NetChange::Mac));
+    changes.extend(wanted.mtu.map(NetChange::Mtu));
+    changes.extend(wanted.tx_queue_len.map(NetChange::TxQueueLen));
+    changes.extend(wanted.addresses.iter().map(address).map(NetChange::Address));
+    changes.extend(wanted.up.then_some(NetChange::Up));
+    changes.extend(wanted.routes.iter().copied().map(NetChange::Route));
+    changes
+}
+
+/// The numbers of the device's owner and group.
+fn accounts(config: &DeviceConfig) -> Result<(Option<u32>, Option<u32>), ConfigError> {
+    let owner = config.owner.as_deref().map(user_id).transpose()?;
+    let group = config.group.as_deref().map(group_id).transpose()?;
+    Ok((owner, group))
+}
+
+/// The number of a user who is given by name or number.
+///
+/// # Errors
+/// There is no such user.
+pub fn user_id(text: &str) -> Result<u32, ConfigError> {
+    let by_name = || User::from_name(text).ok().flatten().map(|user| user.uid.as_raw());
+    text.parse().ok().or_else(by_name).ok_or_else(|| ConfigError::UnknownUser(text.to_owned()))
+}
+
+/// The number of a group that is given by name or number.
+///
+/// # Errors
+/// There is no such group.
+pub fn group_id(text: &str) -> Result<u32, ConfigError> {
+    let by_name = || Group::from_name(text).ok().flatten().map(|group| group.gid.as_raw());
+    text.parse().ok().or_else(by_name).ok_or_else(|| ConfigError::UnknownGroup(text.to_owned()))
+}
+
+/// Says once, at the start, what the administrator should know about this kind of link.
+fn advise(device: &Device, link: &LinkConfig) {
+    let narrow = match &link.role {
+        Role::Listen(Access::Any) => {
+            "; --allow any accepts everybody as the peer, --allow CIDR or --remote narrows that"
+        }
+        Role::Listen(_) | Role::Connect(_) => "",
+    };
+    warn!(
+        "This link is plain, neither encrypted nor authenticated: use it on networks that you trust, or inside a \
+         protected one{narrow}"
+    );
+    if link.protocol == Protocol::Tcp {
+        info!("TCP inside TCP slows down when the path loses packets: on such a path --udp serves better");
+        if let Some(mtu) = device.mtu().ok().filter(|mtu| *mtu > ORIGINAL_MAX_MTU) {
+            warn!(
+                "The MTU of {} is {mtu}: an original simpletun on the other end would cut packets longer than \
+                 {ORIGINAL_MAX_MTU} bytes; set --mtu {ORIGINAL_MAX_MTU} or less if there is one",
+                device.name()
+            );
+        }
+    }
+}
+
+fn device_ended(name: &str, error: io::Error) -> anyhow::Error {
+    match error.raw_os_error() {
+        Some(libc::EBADFD | libc::ENODEV) => {
+            anyhow!("The device {name} was deleted while the tunnel was running; start it again to make a new one")
+        }
+        _ => anyhow::Error::new(error).context(format!("The device {name} has failed")),
+    }
+}
+
+/// What the access rules ask about this host, answered by the kernel through netlink.
+fn surroundings() -> Surroundings {
+    Surroundings {
+        connected_subnets: || Netlink::open()?.connected_subnets(),
+        interface_towards: |address| Netlink::open()?.interface_towards(address),
+    }
+}

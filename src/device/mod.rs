@@ -1,0 +1,340 @@
+//! The tun or tap device: opening, reading, writing, and the properties that programs expect of it.
+//!
+//! There is no trait for devices: [`Device::from_fd`] takes any descriptor that preserves message borders, so
+//! that a socket pair can stand in for the real one. This file knows the driver's rules; what is configured on
+//! the interface through netlink stands in [`netchange`], how the kernel is asked in [`ioctl`] and [`netlink`].
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use log::{info, warn};
+use nix::libc;
+
+use crate::config::{DeviceConfig, LinkLayer};
+use crate::fault::{self, Origin, Severity};
+
+pub mod holder;
+pub mod ioctl;
+pub mod netchange;
+pub mod netlink;
+mod open_error;
+
+use netchange::{AddressSpec, NetChange, NetConfig, NetError};
+use netlink::Netlink;
+pub use open_error::DeviceError;
+
+/// The longest packet that the wire can carry, in bytes.
+pub const MAX_PACKET_LEN: usize = u16::MAX as usize;
+
+/// One byte more than the longest packet, so that a longer one is noticed.
+const READ_CAPACITY: usize = MAX_PACKET_LEN + 1;
+
+/// What the caller of [`Device::read_each`] wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Another packet, if there is one and the budget allows it.
+    Continue,
+    /// No more for now.
+    Stop,
+}
+
+/// Why a packet was not written to the device; it is lost and to be counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteRefusal {
+    /// The device is down (`EIO`).
+    Down,
+    /// The kernel does not take this packet (`EINVAL`).
+    Invalid,
+    /// There is no room or no memory for it now.
+    Full,
+}
+
+/// An attached tun or tap device. Dropping it closes the descriptor; a device that is not persistent then vanishes.
+#[derive(Debug)]
+pub struct Device {
+    file: File,
+    name: String,
+    kind: LinkLayer,
+    created: bool,
+    buffer: Box<[u8]>,
+    readable: bool,
+}
+
+impl Device {
+    /// Attaches to the device that `config` names, creating it if it does not exist.
+    ///
+    /// A device with several queues is attached as one of them. An offload mask that an earlier program left on it is
+    /// cleared.
+    ///
+    /// # Errors
+    /// Each errno of the driver as its own sentence with the cure; see [`DeviceError`].
+    pub fn open(config: &DeviceConfig, owner: Option<u32>, group: Option<u32>) -> Result<Self, DeviceError> {
+        let file = ioctl::open_clone_device(ioctl::CLONE_DEVICE).map_err(DeviceError::clone_device)?;
+        let existed = Netlink::open().and_then(|mut netlink| netlink.link(&config.name)).is_ok();
+        let name = attach(&file, config, existed)?;
+        ioctl::set_offload(&file, 0).map_err(|source| DeviceError::attached(&name, "set the offloads of", source))?;
+        let device = Self { created: !existed, ..Self::from_fd(OwnedFd::from(file), &name, config.kind) };
+        if device.created {
+            if let Some(uid) = owner {
+                ioctl::set_owner(&device.file, uid)
+                    .map_err(|source| DeviceError::attached(&name, "set the owner of", source))?;
+            }
+            if let Some(gid) = group {
+                ioctl::set_group(&device.file, gid)
+                    .map_err(|source| DeviceError::attached(&name, "set the group of", source))?;
+            }
+        } else if owner.is_some() || group.is_some() {
+            warn!("The device {name} exists already: its owner and group stay as they are");
+        }
+        if config.persist {
+            device.persist(true).map_err(|source| DeviceError::attached(&name, "make persistent", source))?;
+        }
+        let action = if device.created { "created" } else { "attached to existing" };
+        info!("{action} device {name} ({})", config.kind);
+        Ok(device)
+    }
+
+    /// Takes a descriptor that hands out one packet a read and takes one a write: an attached clone device, or one
+    /// end of a socket pair of the type `SOCK_SEQPACKET`. It has to be non-blocking.
+    pub fn from_fd(fd: OwnedFd, name: &str, kind: LinkLayer) -> Self {
+        Self {
+            file: File::from(fd),
+            name: name.to_owned(),
+            kind,
+            created: false,
+            buffer: vec![0; READ_CAPACITY].into_boxed_slice(),
+            readable: true,
+        }
+    }
+
+    /// The interface's real name (pytun: `name`).
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it carries packets or frames.
+    pub fn kind(&self) -> LinkLayer {
+        self.kind
+    }
+
+    /// True if [`open`](Self::open) made the device, false if it was there before.
+    pub fn was_created(&self) -> bool {
+        self.created
+    }
+
+    /// True until a read has found nothing: the one condition that the event loop may sleep on.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Tells that an event has arrived for the descriptor.
+    pub fn set_readable(&mut self) {
+        self.readable = true;
+    }
+
+    /// Reads up to `budget` packets and hands each to `each`; a packet longer than [`MAX_PACKET_LEN`] is handed out
+    /// with its excess cut, longer than the wire allows.
+    ///
+    /// # Errors
+    /// Only what ends the device: it was deleted, or the other end of a socket pair was closed.
+    pub fn read_each(&mut self, budget: usize, each: &mut dyn FnMut(&[u8]) -> Flow) -> io::Result<()> {
+        for _ in 0..budget {
+            match (&self.file).read(&mut self.buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(len) => {
+                    if each(&self.buffer[..len]) == Flow::Stop {
+                        return Ok(());
+                    }
+                }
+                Err(error) => match fault::sort(&error, Origin::Device) {
+                    Severity::Retry | Severity::Transient => {}
+                    Severity::WouldBlock => {
+                        self.readable = false;
+                        return Ok(());
+                    }
+                    Severity::Link | Severity::Fatal => return Err(error),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one packet to the device.
+    ///
+    /// # Errors
+    /// `Ok(Err(refusal))` if the packet is lost; the outer error only if the device has ended.
+    pub fn queue(&mut self, packet: &[u8]) -> io::Result<Result<(), WriteRefusal>> {
+        loop {
+            let Err(error) = (&self.file).write(packet) else { return Ok(Ok(())) };
+            return match fault::sort(&error, Origin::Device) {
+                Severity::Retry => continue,
+                Severity::Link | Severity::Fatal => Err(error),
+                Severity::WouldBlock => Ok(Err(WriteRefusal::Full)),
+                Severity::Transient => Ok(Err(match error.raw_os_error() {
+                    Some(libc::EIO) => WriteRefusal::Down,
+                    Some(libc::EINVAL | libc::EMSGSIZE) => WriteRefusal::Invalid,
+                    _ => WriteRefusal::Full,
+                })),
+            };
+        }
+    }
+
+    /// Reads one packet into `buffer` and returns its length (pytun: `read`).
+    ///
+    /// # Errors
+    /// Those of read(2) on the device; `EAGAIN` if there is no packet.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+
+    /// Writes one packet (pytun: `write`).
+    ///
+    /// # Errors
+    /// Those of write(2) on the device: `EIO` while it is down, `EINVAL` for what is no packet.
+    pub fn write(&mut self, packet: &[u8]) -> io::Result<usize> {
+        (&self.file).write(packet)
+    }
+
+    /// Makes the device outlive this descriptor, or not (pytun: `persist`).
+    ///
+    /// # Errors
+    /// `EBADFD` if the device was deleted.
+    pub fn persist(&self, persist: bool) -> io::Result<()> {
+        ioctl::set_persist(&self.file, persist)
+    }
+
+    /// The first address of the interface (pytun: `addr`), its peer (`dstaddr`) and its prefix length (`netmask`).
+    ///
+    /// # Errors
+    /// Those of the netlink request; `ENODEV` if the device was deleted.
+    pub fn address(&self) -> io::Result<Option<AddressSpec>> {
+        let mut netlink = Netlink::open()?;
+        let index = netlink.link(&self.name)?.index;
+        let found = netlink.addresses()?.into_iter().find(|address| address.index == index);
+        Ok(found.map(|address| AddressSpec {
+            local: address.local,
+            peer: address.peer,
+            prefix_len: address.prefix_len,
+        }))
+    }
+
+    /// Adds an address (pytun: setting `addr`, `dstaddr` and `netmask`).
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub fn add_address(&self, local: IpAddr, peer: Option<IpAddr>, prefix_len: u8) -> Result<(), NetError> {
+        self.change(&NetChange::Address(AddressSpec { local, peer, prefix_len }))
+    }
+
+    /// The MTU in bytes (pytun: `mtu`).
+    ///
+    /// # Errors
+    /// `ENODEV` if the device was deleted.
+    pub fn mtu(&self) -> io::Result<u32> {
+        Ok(Netlink::open()?.link(&self.name)?.mtu)
+    }
+
+    /// Sets the MTU in bytes (pytun: setting `mtu`).
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub fn set_mtu(&self, mtu: u32) -> Result<(), NetError> {
+        self.change(&NetChange::Mtu(mtu))
+    }
+
+    /// The MAC address; `None` on a tun device (pytun: `hwaddr`).
+    ///
+    /// # Errors
+    /// `ENODEV` if the device was deleted.
+    pub fn hwaddr(&self) -> io::Result<Option<[u8; 6]>> {
+        Ok(Netlink::open()?.link(&self.name)?.mac)
+    }
+
+    /// Sets the MAC address (pytun: setting `hwaddr`).
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub fn set_hwaddr(&self, mac: [u8; 6]) -> Result<(), NetError> {
+        self.change(&NetChange::Mac(mac))
+    }
+
+    /// Brings the interface up (pytun: `up`).
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub fn up(&self) -> Result<(), NetError> {
+        self.change(&NetChange::Up)
+    }
+
+    /// Takes the interface down (pytun: `down`).
+    ///
+    /// # Errors
+    /// `EPERM` without the right to configure it, `ENODEV` if it was deleted.
+    pub fn down(&self) -> io::Result<()> {
+        NetConfig::new(&self.name)?.take_down()
+    }
+
+    /// Closes the descriptor (pytun: `close`); the same as dropping the device.
+    pub fn close(self) {}
+
+    fn change(&self, change: &NetChange) -> Result<(), NetError> {
+        let mut config = NetConfig::new(&self.name).map_err(|source| NetError::lookup(&self.name, source))?;
+        config.apply(change)?;
+        config.forget();
+        Ok(())
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// pytun: `fileno`.
+impl AsRawFd for Device {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// Issues TUNSETIFF with the flags that fit: a new device exclusively, an existing one with its queue flag.
+fn attach(file: &File, config: &DeviceConfig, existed: bool) -> Result<String, DeviceError> {
+    let kind = match config.kind {
+        LinkLayer::Tun => libc::IFF_TUN,
+        LinkLayer::Tap => libc::IFF_TAP,
+    };
+    let base = kind | libc::IFF_NO_PI;
+    let first = if existed { base } else { base | libc::IFF_TUN_EXCL };
+    match ioctl::set_interface(file, &config.name, first) {
+        Ok(name) => Ok(name),
+        // Made by somebody else since we looked: attach to it.
+        Err(error) if !existed && error.raw_os_error() == Some(libc::EBUSY) => attach(file, config, true),
+        // A device with several queues takes only descriptors that know of them (`tun_not_capable` comes later, so
+        // this is no way around its owner).
+        Err(error) if existed && error.raw_os_error() == Some(libc::EINVAL) => {
+            match ioctl::set_interface(file, &config.name, base | libc::IFF_MULTI_QUEUE) {
+                Ok(name) => {
+                    warn_if_open_to_all(&name);
+                    Ok(name)
+                }
+                Err(error) => Err(DeviceError::attach(config, existed, error)),
+            }
+        }
+        Err(error) => Err(DeviceError::attach(config, existed, error)),
+    }
+}
+
+/// A device with several queues and neither owner nor group lets any local user attach a queue of his own and read
+/// or inject traffic.
+fn warn_if_open_to_all(name: &str) {
+    let unset = |property| open_error::property(name, property).is_none();
+    if unset("owner") && unset("group") {
+        warn!(
+            "The device {name} has several queues and no owner: every local user may attach to it; \
+             make it again with 'ip tuntap add ... multi_queue user NAME'"
+        );
+    }
+}

@@ -1,0 +1,156 @@
+//! The loop: waits for readiness, signals and deadlines, and lets the relay run. The only file that reads the clock.
+//!
+//! mio is edge-triggered: a ready flag, kept by whoever owns the descriptor, is cleared only by a call that would
+//! block. While a pump is runnable the loop does not sleep; otherwise it sleeps until the earliest deadline that
+//! relay and tunnel report, and for ever if there is none. There is no periodic tick.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use log::info;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook_mio::v1_0::Signals;
+
+use crate::device::Device;
+use crate::relay::Relay;
+use crate::transport::admission::Surroundings;
+use crate::transport::{Context, RESOLVER_TOKEN};
+
+const DEVICE_TOKEN: Token = Token(0);
+const SIGNAL_TOKEN: Token = Token(1);
+
+/// Events taken in one turn; more wait for the next.
+const EVENT_CAPACITY: usize = 64;
+
+/// Exit status when a second request to end arrives before the first is done.
+const IMPATIENT_EXIT: i32 = 1;
+
+/// Why the loop has returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// TERM or INT.
+    Terminated,
+    /// HUP: read the file again and reconnect.
+    ReloadRequested,
+    /// The peer has gone and the daemon was asked to exit then.
+    PeerLeft,
+}
+
+/// Whether to go on when the peer leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenPeerLeaves {
+    /// Wait or reconnect.
+    GoOn,
+    /// Return [`Outcome::PeerLeft`].
+    Return,
+}
+
+/// The poll, the signals, and the buffers for their events.
+pub struct EventLoop {
+    poll: Poll,
+    events: Events,
+    signals: Signals,
+    waker: Arc<Waker>,
+}
+
+impl EventLoop {
+    /// Takes over the signals and watches the device. The device has to be attached already.
+    ///
+    /// # Errors
+    /// Out of descriptors or memory.
+    pub fn new(device: &Device) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        registry.register(&mut SourceFd(&device.as_raw_fd()), DEVICE_TOKEN, Interest::READABLE)?;
+        let ending = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            // In this order: the first signal sets the flag, a second one finds it set and ends the process at once.
+            signal_hook::flag::register_conditional_shutdown(signal, IMPATIENT_EXIT, Arc::clone(&ending))?;
+            signal_hook::flag::register(signal, Arc::clone(&ending))?;
+        }
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
+        registry.register(&mut signals, SIGNAL_TOKEN, Interest::READABLE)?;
+        let waker = Arc::new(Waker::new(registry, RESOLVER_TOKEN)?);
+        Ok(Self { poll, events: Events::with_capacity(EVENT_CAPACITY), signals, waker })
+    }
+
+    /// What a transport needs to be opened in this loop.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn context(&self, surroundings: Surroundings) -> io::Result<Context> {
+        Ok(Context { registry: self.poll.registry().try_clone()?, waker: Arc::clone(&self.waker), surroundings })
+    }
+
+    /// The time, for what is begun outside the loop.
+    #[expect(clippy::disallowed_methods, reason = "the loop is the one place that reads the clock")]
+    pub fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Runs until there is a reason to return.
+    ///
+    /// # Errors
+    /// The device has ended, or polling itself fails.
+    pub fn run(&mut self, relay: &mut Relay, when_peer_leaves: WhenPeerLeaves) -> io::Result<Outcome> {
+        loop {
+            let now = self.now();
+            relay.handle_timeout(now);
+            relay.run(now)?;
+            if when_peer_leaves == WhenPeerLeaves::Return && relay.has_lost_peer() {
+                return Ok(Outcome::PeerLeft);
+            }
+            let sleep = if relay.is_runnable() {
+                Some(Duration::ZERO)
+            } else {
+                relay.poll_timeout().map(|deadline| deadline.saturating_duration_since(now))
+            };
+            match self.poll.poll(&mut self.events, sleep) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            if let Some(outcome) = self.dispatch(relay) {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    fn dispatch(&mut self, relay: &mut Relay) -> Option<Outcome> {
+        if self.events.is_empty() {
+            return None;
+        }
+        let now = self.now();
+        let mut signalled = false;
+        for event in &self.events {
+            match event.token() {
+                DEVICE_TOKEN => relay.device_mut().set_readable(),
+                SIGNAL_TOKEN => signalled = true,
+                _ => relay.transport_mut().handle_event(event, now),
+            }
+        }
+        if signalled { self.handle_signals(relay, now) } else { None }
+    }
+
+    fn handle_signals(&mut self, relay: &mut Relay, now: Instant) -> Option<Outcome> {
+        let mut outcome = None;
+        for signal in self.signals.pending() {
+            match signal {
+                SIGTERM | SIGINT => return Some(Outcome::Terminated),
+                SIGHUP => outcome = Some(Outcome::ReloadRequested),
+                SIGUSR1 => {
+                    info!("reconnecting as asked by a signal");
+                    relay.transport_mut().reconnect(now);
+                }
+                SIGUSR2 => info!("statistics {}", relay.statistics()),
+                _ => {}
+            }
+        }
+        outcome
+    }
+}

@@ -1,0 +1,27 @@
+//! A point-to-point tunnel: a tun or tap device joined to one peer over TCP or UDP.
+//!
+//! A packet crosses three boxes, each entered once, none of which calls back: [`device`] (the tun or tap
+//! descriptor), [`tunnel`] (the peer's state machine, pure) and [`transport`] (sockets and framing). [`relay`] moves
+//! packets between them in both directions, [`event_loop`] waits for readiness, deadlines and signals, and [`daemon`]
+//! builds all of it from a [`config`]. [`cli`] and [`logging`] serve the binary; [`counters`] and [`fault`] are what
+//! everybody counts and sorts errors with; [`sys`] holds the system calls that no crate offers; [`tools`] are the
+//! subcommands.
+//!
+//! `docs/ARCHITECTURE.md` in the repository says why it is built so.
+
+#![warn(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo)]
+#![cfg_attr(test, expect(clippy::expect_used, clippy::panic, reason = "a failing test should say what it expected"))]
+
+pub mod cli;
+pub mod config;
+pub mod counters;
+pub mod daemon;
+pub mod device;
+pub mod event_loop;
+pub mod fault;
+pub mod logging;
+pub mod relay;
+pub mod sys;
+pub mod tools;
+pub mod transport;
+pub mod tunnel;

@@ -1,0 +1,79 @@
+//! The program: arguments, logger, exit status.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use simpletun::cli::{Cli, Refusal, Tool};
+use simpletun::config::{Config, ConfigError, Options};
+use simpletun::logging::{self, Verbosity};
+use simpletun::{daemon, transport};
+
+/// How the program ends. The numbers are documented in the help text and the README.
+enum Exit {
+    /// It did what it was asked for.
+    Success = 0,
+    /// It failed at run time.
+    Failure = 1,
+    /// Usage or configuration are wrong.
+    Usage = 2,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::from_arguments(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(Refusal::Print(text)) => return print(&text).into(),
+        Err(Refusal::Usage(sentence)) => return complain(&sentence, Exit::Usage).into(),
+    };
+    let result = match &cli.tool {
+        Some(Tool::Mktun(mktun)) => mktun.run(),
+        Some(Tool::Rmtun(rmtun)) => rmtun.run(),
+        None => tunnel(&cli),
+    };
+    match result {
+        Ok(()) => Exit::Success.into(),
+        Err(error) if error.is::<ConfigError>() => complain(&format!("{error}"), Exit::Usage).into(),
+        Err(error) => complain(&format!("{error:#}"), Exit::Failure).into(),
+    }
+}
+
+fn tunnel(cli: &Cli) -> Result<()> {
+    let read = || read_config(cli);
+    let config = read()?;
+    if cli.check_config {
+        let _ = print("The configuration is valid\n");
+        return Ok(());
+    }
+    logging::init(Verbosity { more: cli.verbose, less: cli.quiet, wire: config.debug });
+    daemon::run(config, &read)
+}
+
+/// The settings of the file, if one was named, with the flags over them.
+fn read_config(cli: &Cli) -> Result<Config, ConfigError> {
+    let flags = cli.options.clone();
+    let options = match &cli.config {
+        Some(path) => Options::from_file(path)?.overlaid_with(flags),
+        None => flags,
+    };
+    Config::new(&options, &transport::resolve::service_port)
+}
+
+/// Writes to standard output; a reader that has gone is no reason to panic.
+fn print(text: &str) -> Exit {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => Exit::Success,
+        Err(_) => Exit::Failure,
+    }
+}
+
+fn complain(sentence: &str, exit: Exit) -> Exit {
+    // Nobody may be left to read it; the exit status says the same.
+    let _ = writeln!(std::io::stderr(), "{sentence}");
+    exit
+}

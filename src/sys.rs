@@ -1,0 +1,368 @@
+//! System calls that no crate offers in the form needed here: several datagrams in one call, with their
+//! control messages, without allocation. The second and last file with unsafe code.
+//!
+//! Addresses and control messages are written and read as bytes in their kernel layout, so that only the calls
+//! themselves are unsafe. It knows nothing of tunnels.
+
+use std::io;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use byteorder::{BigEndian, ByteOrder, NativeEndian};
+use socket2::SockAddr;
+
+/// Datagrams, or trains of equal datagrams, that one call can receive.
+pub const RECEIVE_BATCH: usize = 8;
+
+/// Room for one datagram or train, in bytes: no IP datagram is longer.
+const DATAGRAM_CAPACITY: usize = 65_536;
+
+/// `cmsg(3)`: each control message and its data are aligned to the machine word.
+const CONTROL_ALIGN: usize = mem::size_of::<usize>();
+const CONTROL_HEADER_LEN: usize = mem::size_of::<libc::cmsghdr>();
+
+/// Room for a packet information of either family and a segment size.
+const CONTROL_CAPACITY: usize = 2 * (CONTROL_HEADER_LEN + CONTROL_ALIGN) + IPV6_PACKET_INFO_LEN + 8;
+
+/// `struct in_pktinfo` (ip(7)): interface index, local address, header destination.
+const IPV4_PACKET_INFO_LEN: usize = 12;
+/// `struct in6_pktinfo` (RFC 3542): address, interface index.
+const IPV6_PACKET_INFO_LEN: usize = 20;
+
+const ADDRESS_CAPACITY: usize = mem::size_of::<libc::sockaddr_storage>();
+
+const _: () = assert!(CONTROL_HEADER_LEN.is_multiple_of(CONTROL_ALIGN));
+
+/// Bytes with the alignment that the kernel's structures ask for.
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+struct Aligned<const LEN: usize>([u8; LEN]);
+
+/// What is known about a received datagram beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The sender, in the form of the socket's family (IPv4 as `::ffff:a.b.c.d` on an IPv6 socket).
+    pub source: SocketAddr,
+    /// The local address that it was sent to, if packet information is on.
+    pub local: Option<IpAddr>,
+    /// The index of the interface that it arrived on; 0 if packet information is off.
+    pub interface: u32,
+    /// For a train made by UDP_GRO the length of each datagram but the last, in bytes.
+    pub segment: Option<usize>,
+}
+
+/// The buffers of [`receive`]; allocated once.
+pub struct ReceiveBatch {
+    buffers: Box<[u8]>,
+    addresses: [Aligned<ADDRESS_CAPACITY>; RECEIVE_BATCH],
+    controls: [Aligned<CONTROL_CAPACITY>; RECEIVE_BATCH],
+    lengths: [Lengths; RECEIVE_BATCH],
+}
+
+#[derive(Clone, Copy, Default)]
+struct Lengths {
+    data: usize,
+    address: usize,
+    control: usize,
+    truncated: bool,
+}
+
+impl Default for ReceiveBatch {
+    fn default() -> Self {
+        Self {
+            buffers: vec![0; RECEIVE_BATCH * DATAGRAM_CAPACITY].into_boxed_slice(),
+            addresses: [Aligned([0; ADDRESS_CAPACITY]); RECEIVE_BATCH],
+            controls: [Aligned([0; CONTROL_CAPACITY]); RECEIVE_BATCH],
+            lengths: [Lengths::default(); RECEIVE_BATCH],
+        }
+    }
+}
+
+impl ReceiveBatch {
+    /// The bytes and the arrival of datagram `index` of the last [`receive`]; `None` if it was cut off by the
+    /// kernel or has no internet address as its source.
+    pub fn get(&mut self, index: usize) -> Option<(Arrival, &mut [u8])> {
+        let lengths = *self.lengths.get(index)?;
+        let source = parse_address(self.addresses[index].0.get(..lengths.address)?)?;
+        let mut arrival = Arrival { source, local: None, interface: 0, segment: None };
+        parse_control(self.controls[index].0.get(..lengths.control)?, &mut arrival);
+        let start = index * DATAGRAM_CAPACITY;
+        let bytes = self.buffers.get_mut(start..start + lengths.data)?;
+        (!lengths.truncated).then_some((arrival, bytes))
+    }
+}
+
+/// Receives up to [`RECEIVE_BATCH`] datagrams without blocking (recvmmsg(2)) and returns how many.
+///
+/// # Errors
+/// Those of recvmmsg(2); `EAGAIN` if there is nothing, and errors that past sends left on the socket.
+pub fn receive(socket: BorrowedFd<'_>, batch: &mut ReceiveBatch) -> io::Result<usize> {
+    // SAFETY: mmsghdr and iovec are plain C structures of integers and pointers, for which all zeros is a valid value.
+    let mut headers: [libc::mmsghdr; RECEIVE_BATCH] = unsafe { mem::zeroed() };
+    let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; RECEIVE_BATCH];
+    let buffers = batch.buffers.chunks_exact_mut(DATAGRAM_CAPACITY);
+    let rooms = buffers.zip(&mut batch.addresses).zip(&mut batch.controls);
+    for ((header, vector), ((buffer, address), control)) in headers.iter_mut().zip(&mut vectors).zip(rooms) {
+        *vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        let header = &mut header.msg_hdr;
+        header.msg_iov = ptr::from_mut(vector);
+        header.msg_iovlen = 1;
+        header.msg_name = address.0.as_mut_ptr().cast();
+        header.msg_namelen = ADDRESS_CAPACITY as libc::socklen_t;
+        header.msg_control = control.0.as_mut_ptr().cast();
+        header.msg_controllen = CONTROL_CAPACITY as _;
+    }
+    // SAFETY: `headers` is an array of RECEIVE_BATCH initialised headers; every pointer in it names a live buffer that
+    // nothing else uses until the call returns and whose length stands beside it; a null timeout is allowed.
+    let count = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr(),
+            RECEIVE_BATCH as libc::c_uint,
+            libc::MSG_DONTWAIT as _,
+            ptr::null_mut(),
+        )
+    };
+    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?.min(RECEIVE_BATCH);
+    for (lengths, header) in batch.lengths.iter_mut().zip(&headers) {
+        *lengths = Lengths {
+            // Bounded here although the kernel wrote them: they index buffers later.
+            data: (header.msg_len as usize).min(DATAGRAM_CAPACITY),
+            address: (header.msg_hdr.msg_namelen as usize).min(ADDRESS_CAPACITY),
+            #[allow(clippy::unnecessary_cast, reason = "the field's type differs between C libraries")]
+            control: (header.msg_hdr.msg_controllen as usize).min(CONTROL_CAPACITY),
+            truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+        };
+    }
+    Ok(count)
+}
+
+/// Datagrams to be sent in one call.
+#[derive(Clone, Copy, Debug)]
+pub struct Departure<'a> {
+    /// One datagram, or several of equal length laid side by side (the last may be shorter).
+    pub bytes: &'a [u8],
+    /// Where to; `None` on a connected socket. In the form of the socket's family.
+    pub to: Option<SocketAddr>,
+    /// The local address to send from; `None` lets the route decide. In the form of the socket's family.
+    pub from: Option<IpAddr>,
+    /// Length of each datagram if `bytes` are several (`UDP_SEGMENT`, udp(7)).
+    pub segment: Option<u16>,
+}
+
+/// Sends datagrams without blocking (sendmsg(2)).
+///
+/// # Errors
+/// Those of sendmsg(2); `EAGAIN` if the socket's buffer is full, and for several datagrams `EINVAL` if one does not
+/// fit the path's MTU and `EIO` if the interface cannot do it.
+pub fn send(socket: BorrowedFd<'_>, departure: &Departure<'_>) -> io::Result<()> {
+    let mut control = ControlWriter::default();
+    match departure.from {
+        Some(IpAddr::V4(from)) => control.push_ipv4_source(from),
+        Some(IpAddr::V6(from)) => control.push_ipv6_source(from),
+        None => {}
+    }
+    if let Some(segment) = departure.segment {
+        control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+    }
+    let address = departure.to.map(SockAddr::from);
+    let mut vector =
+        libc::iovec { iov_base: departure.bytes.as_ptr().cast_mut().cast(), iov_len: departure.bytes.len() };
+    // SAFETY: msghdr is a plain C structure of integers and pointers, for which all zeros is a valid value.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    if let Some(address) = &address {
+        header.msg_name = address.as_ptr().cast_mut().cast();
+        header.msg_namelen = address.len();
+    }
+    if control.len > 0 {
+        header.msg_control = control.bytes.0.as_mut_ptr().cast();
+        header.msg_controllen = control.len as _;
+    }
+    // SAFETY: every pointer in `header` names a live buffer whose length stands beside it; sendmsg reads them only, so
+    // those made from shared references are not written to.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets the IP layer fragment datagrams that are longer than the path's MTU and never sets the DF bit (ip(7) and
+/// ipv6(7), `IP_PMTUDISC_DONT`).
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn allow_fragmentation(socket: BorrowedFd<'_>, is_ipv6: bool) -> io::Result<()> {
+    // An IPv6 socket carries IPv4 too, and takes the options of both.
+    set_int(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+    if is_ipv6 {
+        set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
+    }
+    Ok(())
+}
+
+fn set_int(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let len = mem::size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value pointer names a live c_int and `len` is its size; setsockopt only reads it.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+struct ControlWriter {
+    bytes: Aligned<CONTROL_CAPACITY>,
+    len: usize,
+}
+
+impl Default for ControlWriter {
+    fn default() -> Self {
+        Self { bytes: Aligned([0; CONTROL_CAPACITY]), len: 0 }
+    }
+}
+
+impl ControlWriter {
+    fn push_ipv4_source(&mut self, from: Ipv4Addr) {
+        let mut info = [0; IPV4_PACKET_INFO_LEN];
+        info[4..8].copy_from_slice(&from.octets());
+        self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+    }
+
+    fn push_ipv6_source(&mut self, from: Ipv6Addr) {
+        let mut info = [0; IPV6_PACKET_INFO_LEN];
+        info[..16].copy_from_slice(&from.octets());
+        self.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+    }
+
+    /// Appends a control message; CONTROL_CAPACITY holds every combination that is pushed.
+    fn push(&mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) {
+        let len = CONTROL_HEADER_LEN + data.len();
+        let Some(room) = self.bytes.0.get_mut(self.len..self.len + len) else { return };
+        let (header, body) = room.split_at_mut(CONTROL_HEADER_LEN);
+        write_word(header, len);
+        let fields = CONTROL_HEADER_LEN - 8;
+        NativeEndian::write_i32(&mut header[fields..], level);
+        NativeEndian::write_i32(&mut header[fields + 4..], kind);
+        body.copy_from_slice(data);
+        self.len += len.next_multiple_of(CONTROL_ALIGN);
+    }
+}
+
+fn write_word(bytes: &mut [u8], word: usize) {
+    NativeEndian::write_uint(bytes, word as u64, CONTROL_ALIGN);
+}
+
+/// Reads the control messages that concern us; anything malformed ends the reading.
+fn parse_control(mut bytes: &[u8], arrival: &mut Arrival) {
+    while bytes.len() >= CONTROL_HEADER_LEN {
+        let fields = CONTROL_HEADER_LEN - 8;
+        let len = usize::try_from(NativeEndian::read_uint(bytes, CONTROL_ALIGN)).unwrap_or(0);
+        let (level, kind) = (NativeEndian::read_i32(&bytes[fields..]), NativeEndian::read_i32(&bytes[fields + 4..]));
+        let Some(data) = bytes.get(CONTROL_HEADER_LEN..len) else { return };
+        match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.len() >= IPV4_PACKET_INFO_LEN => {
+                arrival.interface = NativeEndian::read_u32(data);
+                arrival.local = Some(Ipv4Addr::from_bits(BigEndian::read_u32(&data[4..])).into());
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if data.len() >= IPV6_PACKET_INFO_LEN => {
+                arrival.interface = NativeEndian::read_u32(&data[16..]);
+                arrival.local = Some(Ipv6Addr::from_bits(BigEndian::read_u128(data)).into());
+            }
+            (libc::SOL_UDP, libc::UDP_GRO) if data.len() >= 4 => {
+                arrival.segment = usize::try_from(NativeEndian::read_i32(data)).ok().filter(|segment| *segment > 0);
+            }
+            _ => {}
+        }
+        bytes = bytes.get(len.next_multiple_of(CONTROL_ALIGN)..).unwrap_or_default();
+    }
+}
+
+/// Reads a `sockaddr_in` or `sockaddr_in6` (ip(7), ipv6(7)).
+fn parse_address(bytes: &[u8]) -> Option<SocketAddr> {
+    let family = libc::c_int::from(NativeEndian::read_u16(bytes.get(..2)?));
+    let port = BigEndian::read_u16(bytes.get(2..4)?);
+    match family {
+        libc::AF_INET => {
+            let address = Ipv4Addr::from_bits(BigEndian::read_u32(bytes.get(4..8)?));
+            Some(SocketAddrV4::new(address, port).into())
+        }
+        libc::AF_INET6 => {
+            let bytes = bytes.get(..28)?;
+            let address = Ipv6Addr::from_bits(BigEndian::read_u128(&bytes[8..]));
+            let (flow, scope) = (BigEndian::read_u32(&bytes[4..]), NativeEndian::read_u32(&bytes[24..]));
+            Some(SocketAddrV6::new(address, port, flow, scope).into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    fn pair(host: &str) -> (UdpSocket, UdpSocket) {
+        let ours = UdpSocket::bind((host, 0)).expect("a socket on loopback");
+        let theirs = UdpSocket::bind((host, 0)).expect("a socket on loopback");
+        (ours, theirs)
+    }
+
+    #[test]
+    fn several_datagrams_arrive_in_one_call_with_their_source() {
+        let (ours, theirs) = pair("127.0.0.1");
+        let to = Some(ours.local_addr().expect("an address"));
+        for text in [&b"one"[..], b"", b"three"] {
+            send(theirs.as_fd(), &Departure { bytes: text, to, from: None, segment: None }).expect("a datagram sent");
+        }
+        let mut batch = ReceiveBatch::default();
+        assert_eq!(receive(ours.as_fd(), &mut batch).expect("datagrams"), 3);
+        let (arrival, bytes) = batch.get(2).expect("the third");
+        assert_eq!(bytes, b"three");
+        assert_eq!(arrival.source, theirs.local_addr().expect("an address"));
+        assert_eq!(batch.get(1).expect("the second").1, b"");
+        assert_eq!(receive(ours.as_fd(), &mut batch).expect_err("nothing more").kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn the_local_address_can_be_chosen_and_is_reported() {
+        let (ours, theirs) = pair("0.0.0.0");
+        nix::sys::socket::setsockopt(&ours, nix::sys::socket::sockopt::Ipv4PacketInfo, &true).expect("packet info");
+        let to = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 9).into(), ours.local_addr().expect("an address").port());
+        let from = Some(Ipv4Addr::new(127, 0, 0, 7).into());
+        send(theirs.as_fd(), &Departure { bytes: b"x", to: Some(to), from, segment: None }).expect("a datagram sent");
+        let mut batch = ReceiveBatch::default();
+        assert_eq!(receive(ours.as_fd(), &mut batch).expect("a datagram"), 1);
+        let (arrival, _) = batch.get(0).expect("the datagram");
+        assert_eq!(arrival.source.ip(), IpAddr::from(Ipv4Addr::new(127, 0, 0, 7)));
+        assert_eq!(arrival.local, Some(Ipv4Addr::new(127, 0, 0, 9).into()));
+        assert_ne!(arrival.interface, 0);
+    }
+
+    #[test]
+    fn a_train_is_sent_and_received_whole() {
+        let (ours, theirs) = pair("127.0.0.1");
+        nix::sys::socket::setsockopt(&ours, nix::sys::socket::sockopt::UdpGroSegment, &true).expect("UDP_GRO");
+        let bytes: Vec<u8> = (0..250).collect();
+        let to = Some(ours.local_addr().expect("an address"));
+        send(theirs.as_fd(), &Departure { bytes: &bytes, to, from: None, segment: Some(100) }).expect("a train sent");
+        let mut batch = ReceiveBatch::default();
+        assert_eq!(receive(ours.as_fd(), &mut batch).expect("a train"), 1);
+        let (arrival, received) = batch.get(0).expect("the train");
+        assert_eq!((arrival.segment, &received[..]), (Some(100), &bytes[..]));
+    }
+
+    #[test]
+    fn malformed_control_messages_and_addresses_are_not_believed() {
+        let mut arrival = Arrival { source: ([0, 0, 0, 0], 0).into(), local: None, interface: 0, segment: None };
+        let before = arrival;
+        for len in [0usize, 1, CONTROL_HEADER_LEN - 1, 10_000, usize::MAX] {
+            let mut bytes = [0xff; CONTROL_CAPACITY];
+            write_word(&mut bytes, len);
+            parse_control(&bytes, &mut arrival);
+        }
+        assert_eq!(arrival, before);
+        assert_eq!(parse_address(&[0; 16]), None);
+        assert_eq!(parse_address(&[libc::AF_INET6 as u8, 0, 1, 1, 0]), None);
+        assert_eq!(parse_address(&[]), None);
+    }
+}

@@ -1,0 +1,3 @@
+//! The tools beside the tunnel, one file each.
+
+pub mod mktun;

@@ -1,0 +1,203 @@
+//! Whom a server accepts. The rules are pure; what they ask about this host (connected networks, routes) comes
+//! through [`Surroundings`], and names through the resolver.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+
+use super::Context;
+use super::resolve::{Answer, Resolver};
+use crate::config::Access;
+
+/// How long what was read about this host is believed, and how often a name is looked up for strangers.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// Questions about this host that the rules ask.
+#[derive(Clone, Copy)]
+pub struct Surroundings {
+    /// The networks that are directly connected, tun and tap devices aside.
+    pub connected_subnets: fn() -> io::Result<Vec<IpNet>>,
+    /// The index of the interface through which an address is reached.
+    pub interface_towards: fn(IpAddr) -> io::Result<u32>,
+}
+
+/// Why a source is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Outside the ranges that a server accepts by itself.
+    NotProtected,
+    /// It came by another interface than answers would leave by.
+    WrongInterface,
+    /// In none of the networks of `--allow`.
+    NotAllowed,
+    /// Not the host of `--remote`.
+    NotRemote,
+}
+
+impl Refusal {
+    /// What to tell the administrator about a source.
+    pub fn advice(self, source: IpAddr) -> String {
+        match self {
+            Self::NotProtected => format!(
+                "Refused a peer at {source}: it is neither in a private range nor directly connected; \
+                 --allow {source} would accept it, --allow any everybody"
+            ),
+            Self::WrongInterface => format!(
+                "Refused a peer at {source}: its datagrams arrive on another interface than answers would leave by; \
+                 --allow {source} would accept it"
+            ),
+            Self::NotAllowed => {
+                format!(
+                    "Refused a peer at {source}: no network of --allow contains it; --allow {source} would accept it"
+                )
+            }
+            Self::NotRemote => format!("Refused a peer at {source}: it is not the host of --remote"),
+        }
+    }
+
+    /// The kind of fault for the log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NotProtected => "refused-protected",
+            Self::WrongInterface => "refused-interface",
+            Self::NotAllowed => "refused-allow",
+            Self::NotRemote => "refused-remote",
+        }
+    }
+}
+
+/// The access rules of a server.
+pub struct Admission {
+    access: Access,
+    surroundings: Surroundings,
+    connected: Vec<IpNet>,
+    connected_at: Option<Instant>,
+    resolver: Option<Resolver>,
+    remote: Vec<SocketAddr>,
+    asked_at: Option<Instant>,
+}
+
+impl Admission {
+    /// The rules as configured.
+    pub fn new(access: Access, context: &Context) -> Self {
+        let resolver = match &access {
+            Access::Remote { endpoint, .. } => Some(Resolver::new(endpoint.clone(), context.waker.clone())),
+            Access::Protected | Access::Networks(_) | Access::Any => None,
+        };
+        Self {
+            access,
+            surroundings: context.surroundings,
+            connected: Vec::new(),
+            connected_at: None,
+            resolver,
+            remote: Vec::new(),
+            asked_at: None,
+        }
+    }
+
+    /// Decides about a source; `arrival` is the index of the interface that its datagram came by.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn check(&mut self, source: SocketAddr, arrival: Option<u32>, now: Instant) -> Result<(), Refusal> {
+        let ip = source.ip().to_canonical();
+        match &self.access {
+            Access::Any => Ok(()),
+            Access::Networks(networks) if networks.iter().any(|network| network.contains(&ip)) => Ok(()),
+            Access::Networks(_) => Err(Refusal::NotAllowed),
+            Access::Remote { port_given, .. } => {
+                let matches = |remote: &SocketAddr| {
+                    remote.ip().to_canonical() == ip && (!port_given || remote.port() == source.port())
+                };
+                if self.remote.iter().any(matches) {
+                    return Ok(());
+                }
+                self.refresh_remote(now);
+                Err(Refusal::NotRemote)
+            }
+            Access::Protected => self.check_protected(ip, arrival, now),
+        }
+    }
+
+    /// The addresses of `--remote`, if that was given and they are known.
+    pub fn remote(&self) -> &[SocketAddr] {
+        &self.remote
+    }
+
+    /// True if `--remote` is a name, whose address can change.
+    pub fn follows_name(&self) -> bool {
+        self.resolver.as_ref().is_some_and(Resolver::is_name)
+    }
+
+    /// Looks `--remote` up (again), at most once a second.
+    pub fn refresh_remote(&mut self, now: Instant) {
+        let recent = self.asked_at.is_some_and(|at| now.saturating_duration_since(at) < REFRESH);
+        if let Some(resolver) = self.resolver.as_mut().filter(|_| !recent) {
+            self.asked_at = Some(now);
+            if let Some(answer) = resolver.request() {
+                self.take(answer);
+            }
+        }
+    }
+
+    /// Takes an answer of the resolver, if there is one.
+    pub fn handle_answer(&mut self) {
+        if let Some(answer) = self.resolver.as_mut().and_then(Resolver::poll_answer) {
+            self.take(answer);
+        }
+    }
+
+    /// The last good addresses stay in force if a look-up fails.
+    fn take(&mut self, answer: Answer) {
+        match answer {
+            Ok(addresses) => self.remote = addresses,
+            Err(error) => log::debug!("Cannot look up the host of --remote: {error}"),
+        }
+    }
+
+    fn check_protected(&mut self, ip: IpAddr, arrival: Option<u32>, now: Instant) -> Result<(), Refusal> {
+        if !is_private(ip) && !self.is_connected(ip, now) {
+            return Err(Refusal::NotProtected);
+        }
+        let reached_by = |ip| (self.surroundings.interface_towards)(ip).ok();
+        match arrival {
+            // A link-local address belongs to the interface that it came by; no route has to say so.
+            Some(index) if index != 0 && !is_link_local(ip) && reached_by(ip) != Some(index) => {
+                Err(Refusal::WrongInterface)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is_connected(&mut self, ip: IpAddr, now: Instant) -> bool {
+        let fresh = self.connected_at.is_some_and(|at| now.saturating_duration_since(at) < REFRESH);
+        if !fresh {
+            self.connected_at = Some(now);
+            match (self.surroundings.connected_subnets)() {
+                Ok(subnets) => self.connected = subnets,
+                Err(error) => {
+                    log::debug!("Cannot list the connected networks: {error}");
+                    self.connected.clear();
+                }
+            }
+        }
+        self.connected.iter().any(|subnet| subnet.contains(&ip))
+    }
+}
+
+/// Loopback, RFC 1918, RFC 4193 and link-local addresses.
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}

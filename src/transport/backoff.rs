@@ -1,0 +1,55 @@
+//! How long a client waits before it tries again. Pure: chance and time come from outside.
+
+use std::time::{Duration, Instant};
+
+const FIRST: Duration = Duration::from_millis(100);
+const CAP: Duration = Duration::from_secs(1);
+/// Cap once [`PATIENCE`] has passed without success.
+const LATE_CAP: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A connection that lasted this long, or on which something was received, counts as a success.
+pub const SUCCESS_AFTER: Duration = Duration::from_secs(10);
+
+/// Doubling waits from 100 ms up to one second; up to five once two minutes have passed without success.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    failures: u32,
+    failing_since: Option<Instant>,
+}
+
+impl Backoff {
+    /// The wait before the next attempt. `chance` is a number from 0 to 1 that spreads it by ±20 %.
+    pub fn next(&mut self, now: Instant, chance: f32) -> Duration {
+        let since = *self.failing_since.get_or_insert(now);
+        let cap = if now.saturating_duration_since(since) >= PATIENCE { LATE_CAP } else { CAP };
+        let wait = FIRST.saturating_mul(2u32.saturating_pow(self.failures)).min(cap);
+        self.failures = self.failures.saturating_add(1).min(16);
+        wait.mul_f32(0.8 + 0.4 * chance.clamp(0.0, 1.0))
+    }
+
+    /// Begins anew: the link was good, or somebody asked for an attempt at once.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a starting point for virtual time")]
+    fn waits_double_to_a_second_and_later_to_five() {
+        let start = Instant::now();
+        let mut backoff = Backoff::default();
+        let waits: Vec<u128> = (0..6).map(|_| backoff.next(start, 0.5).as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1000, 1000]);
+        let late = start + PATIENCE;
+        assert_eq!(backoff.next(late, 0.5).as_millis(), 5000);
+        assert_eq!(backoff.next(late, 0.0).as_millis(), 4000);
+        assert_eq!(backoff.next(late, 1.0).as_millis(), 6000);
+        backoff.reset();
+        assert_eq!(backoff.next(late, 0.5).as_millis(), 100);
+    }
+}

@@ -1,0 +1,154 @@
+//! One live TCP connection: frames out through a bounded buffer, frames in through a decoder.
+//!
+//! It knows nothing of who connected to whom. An error or the end of the stream is kept in [`Connection::ended`];
+//! the owner asks for it after each call.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mio::event::Event;
+use mio::net::TcpStream;
+
+use super::frame::{self, Decoder, Encoder};
+use super::{DownReason, backoff};
+use crate::fault::{self, Origin, Severity};
+use crate::tunnel::{Path, PathInfo};
+
+/// A connection that messages move on.
+#[derive(Debug)]
+pub struct Connection {
+    path: Path,
+    stream: TcpStream,
+    decoder: Decoder,
+    encoder: Encoder,
+    readable: bool,
+    writable: bool,
+    received_any: bool,
+    since: Instant,
+    ended: Option<DownReason>,
+}
+
+impl Connection {
+    /// Takes over a connected stream that is registered for reading and writing.
+    pub fn new(path: Path, stream: TcpStream, now: Instant) -> Self {
+        Self {
+            path,
+            stream,
+            decoder: Decoder::default(),
+            encoder: Encoder::default(),
+            readable: true,
+            writable: true,
+            received_any: false,
+            since: now,
+            ended: None,
+        }
+    }
+
+    /// The path that this connection is.
+    pub fn path(&self) -> Path {
+        self.path
+    }
+
+    /// Why the connection has ended, if it has.
+    pub fn ended(&self) -> Option<DownReason> {
+        self.ended
+    }
+
+    /// True if it was of use: something was received, or it lasted.
+    pub fn was_good(&self, now: Instant) -> bool {
+        self.received_any || now.saturating_duration_since(self.since) >= backoff::SUCCESS_AFTER
+    }
+
+    /// Takes readiness.
+    pub fn handle_event(&mut self, event: &Event) {
+        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+    }
+
+    /// True if a frame of any length can be taken now: the socket takes bytes and the buffer has room.
+    pub fn can_send(&self) -> bool {
+        self.writable && self.ended.is_none() && self.encoder.has_room()
+    }
+
+    /// Lends room for a message of `len` bytes.
+    pub fn send_with(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+        self.ended.is_none() && self.encoder.push_with(len, fill)
+    }
+
+    /// Writes what has been collected until the socket takes no more.
+    pub fn flush(&mut self) {
+        while self.writable && self.ended.is_none() && !self.encoder.is_empty() {
+            match self.stream.write(self.encoder.pending()) {
+                Ok(len) => self.encoder.consume(len),
+                Err(error) => self.sort(&error, Side::Write),
+            }
+        }
+    }
+
+    /// True if a frame is buffered or the socket may have more.
+    pub fn can_receive(&self) -> bool {
+        self.ended.is_none() && (self.readable || self.decoder.has_frame())
+    }
+
+    /// Hands out up to `budget` messages.
+    pub fn receive_each(&mut self, mut budget: usize, each: &mut dyn FnMut(Path, &mut [u8])) {
+        loop {
+            while let Some(message) = self.decoder.next_frame() {
+                each(self.path, message);
+                budget = budget.saturating_sub(1);
+                if budget == 0 {
+                    return;
+                }
+            }
+            if !self.readable || self.ended.is_some() {
+                return;
+            }
+            match self.stream.read(self.decoder.space()) {
+                Ok(0) => {
+                    if self.decoder.is_mid_frame() {
+                        log::debug!("The peer closed the connection in the middle of a frame");
+                    }
+                    self.ended = Some(DownReason::Closed);
+                }
+                Ok(len) => {
+                    self.decoder.advance(len);
+                    self.received_any = true;
+                }
+                Err(error) => self.sort(&error, Side::Read),
+            }
+        }
+    }
+
+    fn sort(&mut self, error: &io::Error, side: Side) {
+        match (fault::sort(error, Origin::Stream), side) {
+            (Severity::Retry, _) => {}
+            (Severity::WouldBlock, Side::Read) => self.readable = false,
+            (Severity::WouldBlock, Side::Write) => self.writable = false,
+            (Severity::Transient | Severity::Link | Severity::Fatal, _) => {
+                log::debug!("The connection has failed: {error}");
+                self.ended = Some(DownReason::of(error));
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Read,
+    Write,
+}
+
+/// What a TCP connection to `peer` is like as a path.
+pub fn path_info(peer: SocketAddr) -> PathInfo {
+    PathInfo { reliable: true, max_message: frame::MAX_LEN, peer: canonical(peer) }
+}
+
+/// The address as people write it: an IPv4 address that an IPv6 socket shows as `::ffff:a.b.c.d` is an IPv4 address.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ std::net::IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        // Keeps the zone of a link-local address.
+        std::net::IpAddr::V6(_) => address,
+    }
+}

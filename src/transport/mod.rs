@@ -1,0 +1,190 @@
+//! How messages reach the peer. Each transport is one file behind the trait [`Transport`]; which one is chosen once, in
+//! [`open`].
+//!
+//! A transport owns its sockets and their readiness. It knows paths ([`Path`]), not packets: what a message means and
+//! which path is the live one is the tunnel's decision, told through [`Transport::adopt`] and [`Transport::reject`].
+//! All of them are edge-triggered: readiness ends only when a call would block.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::{Registry, Token, Waker};
+
+use crate::config::{LinkConfig, Protocol, Role};
+use crate::tunnel::{Path, PathInfo, Rejection};
+
+pub mod admission;
+mod backoff;
+mod connection;
+pub mod frame;
+pub mod resolve;
+mod socket;
+mod tcp_client;
+mod tcp_server;
+mod udp;
+
+use admission::{Admission, Surroundings};
+
+/// The token by which the resolver's answers wake the loop.
+pub const RESOLVER_TOKEN: Token = Token(2);
+
+/// Tokens from here on belong to the transport.
+pub const FIRST_TOKEN: usize = 16;
+
+/// Why a path has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DownReason {
+    /// The peer closed it.
+    Closed,
+    /// The peer or a host on the way reset it.
+    Reset,
+    /// The peer no longer answers.
+    Timeout,
+    /// The network refused it.
+    Unreachable,
+    /// This end closed it on request.
+    Requested,
+    /// The peer's name stands for another address now.
+    AddressChanged,
+}
+
+impl DownReason {
+    /// The stable word for the log.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Requested => "requested",
+            Self::AddressChanged => "address-changed",
+        }
+    }
+
+    /// Sorts the error that ended a connection.
+    pub fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::Timeout,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
+                Self::Unreachable
+            }
+            _ => Self::Reset,
+        }
+    }
+}
+
+/// What has happened to a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// A new path.
+    Up(Path, PathInfo),
+    /// A path has ended; `retry` tells after which time this end tries again, if it does.
+    Down {
+        /// The path.
+        path: Path,
+        /// Why.
+        reason: DownReason,
+        /// When this end tries again.
+        retry: Option<Duration>,
+    },
+}
+
+/// Counters that every transport keeps; they only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransportCounters {
+    /// Paths that were opened: connections made or accepted, datagram peers.
+    pub paths: u64,
+    /// Attempts and sources that were refused by the access rules or the limits.
+    pub refused: u64,
+    /// Datagrams or connections of sources that are not the peer.
+    pub strangers: u64,
+    /// Messages lost because the network did not take them.
+    pub send_errors: u64,
+    /// Messages longer than the network takes.
+    pub too_long: u64,
+    /// Datagrams that the kernel cut off.
+    pub truncated: u64,
+}
+
+/// A carrier of messages.
+///
+/// The loop calls `handle_event` for its tokens, then drains [`poll_link`](Self::poll_link), and moves messages with
+/// `receive_each`, `send_with` and `flush` while [`can_receive`](Self::can_receive) and [`can_send`](Self::can_send).
+pub trait Transport {
+    /// Takes readiness, or an answer of the resolver.
+    fn handle_event(&mut self, event: &Event, now: Instant);
+
+    /// Makes this path the one that messages are sent by and received from.
+    fn adopt(&mut self, path: Path, now: Instant);
+
+    /// Closes or forgets a path. No [`LinkEvent::Down`] follows.
+    fn reject(&mut self, path: Path, why: Rejection, now: Instant);
+
+    /// Closes what there is and begins anew, at once.
+    fn reconnect(&mut self, now: Instant);
+
+    /// True if a message of any legal length can be sent now. The one predicate for back-pressure.
+    fn can_send(&self) -> bool;
+
+    /// Lends `len` bytes of the send buffer to `fill`; returns false if the message cannot be taken, which is
+    /// counted.
+    fn send_with(&mut self, len: usize, now: Instant, fill: &mut dyn FnMut(&mut [u8])) -> bool;
+
+    /// Gives the network what has been collected; what it does not take stays for later.
+    fn flush(&mut self, now: Instant);
+
+    /// True if a call of [`receive_each`](Self::receive_each) may yield a message.
+    fn can_receive(&self) -> bool;
+
+    /// Hands out about `budget` messages at most; a train of datagrams is not interrupted.
+    fn receive_each(&mut self, budget: usize, now: Instant, each: &mut dyn FnMut(Path, &mut [u8]));
+
+    /// The next thing that has happened to a path.
+    #[must_use]
+    fn poll_link(&mut self) -> Option<LinkEvent>;
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
+    #[must_use]
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// Lets time pass.
+    fn handle_timeout(&mut self, now: Instant);
+
+    /// What has been counted so far.
+    fn counters(&self) -> TransportCounters;
+}
+
+/// What a transport is built with, beside its settings.
+pub struct Context {
+    /// Where sockets are registered.
+    pub registry: Registry,
+    /// Wakes the loop from the resolver's thread.
+    pub waker: Arc<Waker>,
+    /// What the access rules ask about this host.
+    pub surroundings: Surroundings,
+}
+
+/// Opens the transport that the settings name. A server listens when this returns; a client has begun to connect.
+///
+/// # Errors
+/// The local address or port cannot be used. That the peer cannot be reached is no error.
+pub fn open(config: &LinkConfig, context: Context, now: Instant) -> io::Result<Box<dyn Transport>> {
+    Ok(match (config.protocol, &config.role) {
+        (Protocol::Tcp, Role::Connect(endpoint)) => {
+            Box::new(tcp_client::TcpClient::open(config, endpoint.clone(), context, now))
+        }
+        (Protocol::Tcp, Role::Listen(access)) => {
+            let admission = Admission::new(access.clone(), &context);
+            Box::new(tcp_server::TcpServer::open(config, admission, context, now)?)
+        }
+        (Protocol::Udp, Role::Connect(endpoint)) => {
+            Box::new(udp::client::UdpClient::open(config, endpoint.clone(), context, now))
+        }
+        (Protocol::Udp, Role::Listen(access)) => {
+            let admission = Admission::new(access.clone(), &context);
+            Box::new(udp::server::UdpServer::open(config, admission, context, now)?)
+        }
+    })
+}

@@ -1,0 +1,142 @@
+//! Sockets with the options that every transport sets before it binds or connects.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use socket2::{Domain, Socket, TcpKeepalive, Type};
+
+use crate::config::LinkConfig;
+
+/// Receive buffer of a datagram socket in bytes: what arrives while the daemon is not running has to fit.
+const DATAGRAM_BUFFER: usize = 4 * 1024 * 1024;
+
+/// A non-blocking socket for `address`'s family with the mark and the interface that the settings ask for.
+///
+/// # Errors
+/// Those of socket(2) and setsockopt(2), with what to do about a missing right.
+pub fn new(config: &LinkConfig, address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None)?;
+    if let Some(mark) = config.fwmark {
+        socket.set_mark(mark).map_err(|error| {
+            explain(&error, format!("Cannot set the mark {mark}: {error}; --fwmark needs CAP_NET_ADMIN, run as root"))
+        })?;
+    }
+    if let Some(name) = &config.bind_device {
+        socket
+            .bind_device(Some(name.as_bytes()))
+            .map_err(|error| explain(&error, format!("Cannot use the interface {name} of --bind-device: {error}")))?;
+    }
+    Ok(socket)
+}
+
+/// Gives an error a text of its own and keeps its kind.
+pub fn explain(error: &io::Error, text: String) -> io::Error {
+    io::Error::new(error.kind(), text)
+}
+
+/// The options of a live TCP connection: no delay for small writes, and the times after which a silent peer is probed
+/// and given up (tcp(7)).
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn tune_stream(socket: &socket2::SockRef<'_>, config: &LinkConfig) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    // Probes once a second until `down_after` is over; the user timeout ends a connection with unacknowledged data
+    // after the same time.
+    let probes = config.down_after.saturating_sub(config.keepalive).as_secs().clamp(1, 127);
+    let interval = std::time::Duration::from_secs(1).max(config.down_after.saturating_sub(config.keepalive) / 127);
+    let keepalive = TcpKeepalive::new()
+        .with_time(config.keepalive)
+        .with_interval(interval)
+        .with_retries(u32::try_from(probes).unwrap_or(127));
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(config.down_after))
+}
+
+/// The options of a datagram socket: a large receive buffer and no DF bit.
+///
+/// # Errors
+/// Those of setsockopt(2). A buffer smaller than asked for is no error.
+pub fn tune_datagram(socket: &Socket, is_ipv6: bool) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    if setsockopt(socket, sockopt::RcvBufForce, &DATAGRAM_BUFFER).is_err() {
+        socket.set_recv_buffer_size(DATAGRAM_BUFFER)?;
+    }
+    if setsockopt(socket, sockopt::SndBufForce, &DATAGRAM_BUFFER).is_err() {
+        socket.set_send_buffer_size(DATAGRAM_BUFFER)?;
+    }
+    crate::sys::allow_fragmentation(std::os::fd::AsFd::as_fd(socket), is_ipv6)
+}
+
+/// Binds a listening or datagram server socket to the first candidate that works: an address that was given, else
+/// both families, else IPv4 alone. An address that does not exist yet is accepted (`IP_FREEBIND`).
+///
+/// # Errors
+/// The error of the last candidate, naming the address.
+pub fn bind_server(config: &LinkConfig, kind: Type) -> io::Result<(Socket, SocketAddr)> {
+    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in config.bind.candidates() {
+        match bind_one(config, address, kind) {
+            Ok(socket) => return Ok((socket, address)),
+            Err(error) => {
+                let no_family = error.raw_os_error() == Some(libc::EAFNOSUPPORT);
+                failure = describe_bind(&error, address, config);
+                if !no_family && error.kind() != io::ErrorKind::AddrNotAvailable {
+                    break;
+                }
+            }
+        }
+    }
+    Err(failure)
+}
+
+fn bind_one(config: &LinkConfig, address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = new(config, address, kind)?;
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    match address {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(address) => {
+            socket.set_freebind_v6(true)?;
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn describe_bind(error: &io::Error, address: SocketAddr, config: &LinkConfig) -> io::Error {
+    let protocol = config.protocol;
+    let port = address.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => explain(
+            error,
+            format!(
+                "The {protocol} port {port} is in use: end the program that listens on it \
+                 ('ss -lp{} sport = :{port}' shows it) or choose another with --port",
+                if protocol == crate::config::Protocol::Tcp { 't' } else { 'u' }
+            ),
+        ),
+        io::ErrorKind::PermissionDenied if port < 1024 && error.raw_os_error().is_some() => explain(
+            error,
+            format!("The {protocol} port {port} needs root or CAP_NET_BIND_SERVICE: choose one above 1023 with --port"),
+        ),
+        _ if error.raw_os_error().is_none() => explain(error, error.to_string()),
+        _ => explain(error, format!("Cannot listen on {address} ({protocol}): {error}")),
+    }
+}
+
+/// The local address that a client of `target` binds to, if one was given: `None` if its family differs.
+pub fn local_for(config: &LinkConfig, target: SocketAddr) -> Option<Option<SocketAddr>> {
+    let unspecified: IpAddr = match target {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    match (config.bind.address, config.bind.port) {
+        (None, 0) => Some(None),
+        (None, port) => Some(Some(SocketAddr::new(unspecified, port))),
+        (Some(address), port) if address.is_ipv4() == target.is_ipv4() => Some(Some(SocketAddr::new(address, port))),
+        (Some(_), _) => None,
+    }
+}

@@ -1,0 +1,295 @@
+//! TCP, connecting side: looks the server up, tries each of its addresses, and begins again for as long as it runs.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use socket2::{SockRef, Type};
+
+use super::backoff::Backoff;
+use super::connection::{self, Connection};
+use super::resolve::{Answer, Resolver};
+use super::{Context, DownReason, FIRST_TOKEN, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use crate::config::{Endpoint, LinkConfig};
+use crate::fault::FaultLog;
+use crate::tunnel::{Path, Rejection};
+
+/// Time for one address to answer.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time after which the last known addresses are tried although the resolver has not answered.
+const RESOLVE_PATIENCE: Duration = Duration::from_secs(2);
+
+enum Stage {
+    /// Waiting for the resolver; at the deadline the last known addresses are tried.
+    Resolving { patience_until: Instant },
+    /// Waiting before the next round.
+    Waiting { until: Instant },
+    /// One address is being tried; others may follow.
+    Connecting { stream: TcpStream, target: SocketAddr, path: Path, until: Instant, rest: VecDeque<SocketAddr> },
+    /// Connected.
+    Live(Box<Connection>),
+}
+
+/// The connecting side of a TCP link.
+pub struct TcpClient {
+    config: LinkConfig,
+    registry: Registry,
+    resolver: Resolver,
+    known: Vec<SocketAddr>,
+    stage: Stage,
+    backoff: Backoff,
+    paths: u64,
+    events: VecDeque<LinkEvent>,
+    faults: FaultLog,
+    counters: TransportCounters,
+}
+
+impl TcpClient {
+    /// Begins to connect.
+    pub fn open(config: &LinkConfig, endpoint: Endpoint, context: Context, now: Instant) -> Self {
+        let mut client = Self {
+            config: config.clone(),
+            registry: context.registry,
+            resolver: Resolver::new(endpoint, context.waker),
+            known: Vec::new(),
+            stage: Stage::Waiting { until: now },
+            backoff: Backoff::default(),
+            paths: 0,
+            events: VecDeque::new(),
+            faults: FaultLog::default(),
+            counters: TransportCounters::default(),
+        };
+        client.start_round(now);
+        client
+    }
+
+    fn start_round(&mut self, now: Instant) {
+        match self.resolver.request() {
+            Some(answer) => self.handle_answer(answer, now),
+            None => self.stage = Stage::Resolving { patience_until: now + RESOLVE_PATIENCE },
+        }
+    }
+
+    /// Takes the addresses of the server; a failed look-up leaves those of the last one.
+    fn handle_answer(&mut self, answer: Answer, now: Instant) {
+        match answer {
+            Ok(addresses) => {
+                self.faults.clear("resolve");
+                self.known = addresses;
+            }
+            Err(error) => {
+                let endpoint = self.resolver.endpoint();
+                self.faults.note(now, "resolve", format_args!("Cannot look up {endpoint}: {error}; trying again"));
+            }
+        }
+        if matches!(self.stage, Stage::Resolving { .. } | Stage::Waiting { .. }) {
+            self.try_next(self.known.iter().copied().collect(), now);
+        }
+    }
+
+    /// Tries the next address, or waits for the next round if none is left.
+    fn try_next(&mut self, mut rest: VecDeque<SocketAddr>, now: Instant) {
+        while let Some(target) = rest.pop_front() {
+            self.paths += 1;
+            let path = Path(self.paths);
+            match self.connect(target, path) {
+                Ok(stream) => {
+                    self.stage = Stage::Connecting { stream, target, path, until: now + ATTEMPT_TIMEOUT, rest };
+                    return;
+                }
+                Err(error) => self.note_failure(target, &error, now),
+            }
+        }
+        self.wait(now);
+    }
+
+    fn wait(&mut self, now: Instant) -> Duration {
+        let wait = self.backoff.next(now, fastrand::f32());
+        self.stage = Stage::Waiting { until: now + wait };
+        wait
+    }
+
+    fn connect(&self, target: SocketAddr, path: Path) -> io::Result<TcpStream> {
+        let Some(local) = socket::local_for(&self.config, target) else {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrNotAvailable,
+                "the address of --bind is of the other address family",
+            ));
+        };
+        let socket = socket::new(&self.config, target, Type::STREAM)?;
+        if let Some(local) = local {
+            socket.set_reuse_address(true)?;
+            socket.bind(&local.into())?;
+        }
+        socket::tune_stream(&SockRef::from(&socket), &self.config)?;
+        match socket.connect(&target.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        let mut stream = TcpStream::from_std(socket.into());
+        self.registry.register(&mut stream, token_of(path), Interest::READABLE | Interest::WRITABLE)?;
+        Ok(stream)
+    }
+
+    fn note_failure(&mut self, target: SocketAddr, error: &io::Error, now: Instant) {
+        let endpoint = self.resolver.endpoint();
+        self.faults.note(
+            now,
+            "connect",
+            format_args!("Cannot connect to {endpoint} at {}: {error}; trying again", target.ip()),
+        );
+    }
+
+    /// Looks at a connection attempt that has become writable or failed.
+    fn check_attempt(&mut self, now: Instant) {
+        let Stage::Connecting { stream, target, .. } = &self.stage else { return };
+        let target = *target;
+        let outcome = match stream.take_error() {
+            Ok(Some(error)) | Err(error) => Err(error),
+            Ok(None) => stream.peer_addr().map(drop),
+        };
+        match outcome {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+            Err(error) => self.next_target(target, &error, now),
+            // A port of our own range can connect to itself while nobody listens (simultaneous open).
+            Ok(()) if stream.local_addr().is_ok_and(|local| local == target) => {
+                self.next_target(target, &io::ErrorKind::ConnectionRefused.into(), now);
+            }
+            Ok(()) => self.go_live(now),
+        }
+    }
+
+    fn next_target(&mut self, target: SocketAddr, error: &io::Error, now: Instant) {
+        self.note_failure(target, error, now);
+        let stage = std::mem::replace(&mut self.stage, Stage::Waiting { until: now });
+        if let Stage::Connecting { rest, .. } = stage {
+            self.try_next(rest, now);
+        }
+    }
+
+    fn go_live(&mut self, now: Instant) {
+        let stage = std::mem::replace(&mut self.stage, Stage::Waiting { until: now });
+        let Stage::Connecting { stream, target, path, .. } = stage else { return };
+        self.faults.clear("connect");
+        self.counters.paths += 1;
+        self.stage = Stage::Live(Box::new(Connection::new(path, stream, now)));
+        self.events.push_back(LinkEvent::Up(path, connection::path_info(target)));
+    }
+
+    /// Ends the live connection if it has ended by itself.
+    fn reap(&mut self, now: Instant) {
+        let Stage::Live(connection) = &self.stage else { return };
+        let (Some(reason), path) = (connection.ended(), connection.path()) else { return };
+        if connection.was_good(now) {
+            self.backoff.reset();
+        }
+        let retry = Some(self.wait(now));
+        self.events.push_back(LinkEvent::Down { path, reason, retry });
+    }
+}
+
+fn token_of(path: Path) -> Token {
+    Token(FIRST_TOKEN.wrapping_add(path.0 as usize))
+}
+
+impl Transport for TcpClient {
+    fn handle_event(&mut self, event: &Event, now: Instant) {
+        if event.token() == RESOLVER_TOKEN {
+            if let Some(answer) = self.resolver.poll_answer() {
+                self.handle_answer(answer, now);
+            }
+            return;
+        }
+        match &mut self.stage {
+            Stage::Connecting { path, .. } if event.token() == token_of(*path) => self.check_attempt(now),
+            Stage::Live(connection) if event.token() == token_of(connection.path()) => {
+                connection.handle_event(event);
+                connection.flush();
+                self.reap(now);
+            }
+            _ => {}
+        }
+    }
+
+    fn adopt(&mut self, _path: Path, _now: Instant) {}
+
+    fn reject(&mut self, path: Path, _why: Rejection, now: Instant) {
+        if matches!(&self.stage, Stage::Live(connection) if connection.path() == path) {
+            self.wait(now);
+        }
+    }
+
+    fn reconnect(&mut self, now: Instant) {
+        if let Stage::Live(connection) = &self.stage {
+            let (path, reason) = (connection.path(), DownReason::Requested);
+            self.events.push_back(LinkEvent::Down { path, reason, retry: Some(Duration::ZERO) });
+        }
+        self.backoff.reset();
+        self.stage = Stage::Waiting { until: now };
+        self.start_round(now);
+    }
+
+    fn can_send(&self) -> bool {
+        matches!(&self.stage, Stage::Live(connection) if connection.can_send())
+    }
+
+    fn send_with(&mut self, len: usize, _now: Instant, fill: &mut dyn FnMut(&mut [u8])) -> bool {
+        match &mut self.stage {
+            Stage::Live(connection) => connection.send_with(len, fill),
+            Stage::Resolving { .. } | Stage::Waiting { .. } | Stage::Connecting { .. } => false,
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        if let Stage::Live(connection) = &mut self.stage {
+            connection.flush();
+            self.reap(now);
+        }
+    }
+
+    fn can_receive(&self) -> bool {
+        matches!(&self.stage, Stage::Live(connection) if connection.can_receive())
+    }
+
+    fn receive_each(&mut self, budget: usize, now: Instant, each: &mut dyn FnMut(Path, &mut [u8])) {
+        if let Stage::Live(connection) = &mut self.stage {
+            connection.receive_each(budget, each);
+            self.reap(now);
+        }
+    }
+
+    fn poll_link(&mut self) -> Option<LinkEvent> {
+        self.events.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Resolving { patience_until } if !self.known.is_empty() => Some(*patience_until),
+            Stage::Waiting { until } | Stage::Connecting { until, .. } => Some(*until),
+            Stage::Resolving { .. } | Stage::Live(_) => None,
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        match &self.stage {
+            Stage::Resolving { patience_until } if *patience_until <= now && !self.known.is_empty() => {
+                self.try_next(self.known.iter().copied().collect(), now);
+            }
+            Stage::Waiting { until } if *until <= now => self.start_round(now),
+            Stage::Connecting { until, target, .. } if *until <= now => {
+                self.next_target(*target, &io::ErrorKind::TimedOut.into(), now);
+            }
+            _ => {}
+        }
+    }
+
+    fn counters(&self) -> TransportCounters {
+        self.counters
+    }
+}

@@ -1,0 +1,233 @@
+//! TCP, listening side: accepts, checks the source, and holds newcomers unread until the tunnel has decided.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
+use socket2::{SockRef, Type};
+
+use super::admission::Admission;
+use super::connection::{self, Connection};
+use super::{Context, DownReason, FIRST_TOKEN, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use crate::config::LinkConfig;
+use crate::fault::FaultLog;
+use crate::tunnel::{Path, Rejection};
+
+const LISTENER_TOKEN: Token = Token(FIRST_TOKEN);
+
+/// Connections that the kernel completes before we accept them.
+const BACKLOG: i32 = 64;
+
+/// Connections accepted in one turn of the loop.
+const ACCEPT_BUDGET: usize = 16;
+
+/// Newcomers held at the same time; the tunnel turns most of them away sooner.
+const MAX_HELD: usize = 16;
+
+/// Wait before accepting again when descriptors or memory are short.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+struct Held {
+    path: Path,
+    stream: TcpStream,
+}
+
+/// The listening side of a TCP link.
+pub struct TcpServer {
+    config: LinkConfig,
+    registry: Registry,
+    listener: TcpListener,
+    accept_again_at: Option<Instant>,
+    admission: Admission,
+    held: Vec<Held>,
+    live: Option<Box<Connection>>,
+    paths: u64,
+    events: VecDeque<LinkEvent>,
+    faults: FaultLog,
+    counters: TransportCounters,
+}
+
+impl TcpServer {
+    /// Listens.
+    ///
+    /// # Errors
+    /// The address or the port cannot be used.
+    pub fn open(config: &LinkConfig, mut admission: Admission, context: Context, now: Instant) -> io::Result<Self> {
+        let (socket, address) = socket::bind_server(config, Type::STREAM)?;
+        socket.listen(BACKLOG)?;
+        let mut listener = TcpListener::from_std(socket.into());
+        context.registry.register(&mut listener, LISTENER_TOKEN, Interest::READABLE)?;
+        log::info!("listening on {address} transport=tcp");
+        admission.refresh_remote(now);
+        Ok(Self {
+            config: config.clone(),
+            registry: context.registry,
+            listener,
+            accept_again_at: None,
+            admission,
+            held: Vec::new(),
+            live: None,
+            paths: 0,
+            events: VecDeque::new(),
+            faults: FaultLog::default(),
+            counters: TransportCounters::default(),
+        })
+    }
+
+    fn accept_each(&mut self, now: Instant) {
+        for _ in 0..ACCEPT_BUDGET {
+            match self.listener.accept() {
+                Ok((stream, source)) => self.admit(stream, source, now),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => {
+                        return;
+                    }
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    // accept(2): EMFILE, ENFILE, ENOBUFS, ENOMEM pass, and network errors of the new socket too.
+                    _ => {
+                        self.faults.note(
+                            now,
+                            "accept",
+                            format_args!("Cannot accept a connection: {error}; trying again"),
+                        );
+                        self.accept_again_at = Some(now + ACCEPT_PAUSE);
+                        return;
+                    }
+                },
+            }
+        }
+        // The budget is used up and the listener may have more: come back in the next turn.
+        self.accept_again_at = Some(now);
+    }
+
+    fn admit(&mut self, mut stream: TcpStream, source: SocketAddr, now: Instant) {
+        if let Err(refusal) = self.admission.check(source, None, now) {
+            self.counters.refused += 1;
+            self.faults.note(now, refusal.label(), refusal.advice(source.ip().to_canonical()));
+            return;
+        }
+        if self.held.len() >= MAX_HELD {
+            self.counters.refused += 1;
+            return;
+        }
+        self.paths += 1;
+        let path = Path(self.paths);
+        let ready = socket::tune_stream(&SockRef::from(&stream), &self.config).and_then(|()| {
+            self.registry.register(&mut stream, token_of(path), Interest::READABLE | Interest::WRITABLE)
+        });
+        match ready {
+            Ok(()) => {
+                self.held.push(Held { path, stream });
+                self.events.push_back(LinkEvent::Up(path, connection::path_info(source)));
+            }
+            Err(error) => self.faults.note(now, "accept", format_args!("Cannot set up a connection: {error}")),
+        }
+    }
+
+    /// Ends the live connection if it has ended by itself.
+    fn reap(&mut self) {
+        let Some(reason) = self.live.as_ref().and_then(|connection| connection.ended()) else { return };
+        if let Some(connection) = self.live.take() {
+            self.events.push_back(LinkEvent::Down { path: connection.path(), reason, retry: None });
+        }
+    }
+}
+
+fn token_of(path: Path) -> Token {
+    Token(LISTENER_TOKEN.0.wrapping_add(path.0 as usize))
+}
+
+impl Transport for TcpServer {
+    fn handle_event(&mut self, event: &Event, now: Instant) {
+        match event.token() {
+            RESOLVER_TOKEN => self.admission.handle_answer(),
+            LISTENER_TOKEN => {
+                self.accept_each(now);
+            }
+            token => {
+                if let Some(connection) = self.live.as_mut().filter(|live| token_of(live.path()) == token) {
+                    connection.handle_event(event);
+                    connection.flush();
+                    self.reap();
+                } else if let Some(index) = self.held.iter().position(|held| token_of(held.path) == token)
+                    && (event.is_read_closed() || event.is_error())
+                {
+                    // It left before its turn came; what it sent is of no use to anybody.
+                    let path = self.held.swap_remove(index).path;
+                    self.events.push_back(LinkEvent::Down { path, reason: DownReason::Closed, retry: None });
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, path: Path, now: Instant) {
+        if let Some(index) = self.held.iter().position(|held| held.path == path) {
+            let held = self.held.swap_remove(index);
+            self.counters.paths += 1;
+            self.live = Some(Box::new(Connection::new(path, held.stream, now)));
+        }
+    }
+
+    fn reject(&mut self, path: Path, why: Rejection, _now: Instant) {
+        if why == Rejection::Occupied {
+            self.counters.strangers += 1;
+        }
+        self.held.retain(|held| held.path != path);
+        self.live.take_if(|live| live.path() == path);
+    }
+
+    fn reconnect(&mut self, _now: Instant) {
+        if let Some(connection) = self.live.take() {
+            let (path, reason) = (connection.path(), DownReason::Requested);
+            self.events.push_back(LinkEvent::Down { path, reason, retry: None });
+        }
+    }
+
+    fn can_send(&self) -> bool {
+        self.live.as_ref().is_some_and(|connection| connection.can_send())
+    }
+
+    fn send_with(&mut self, len: usize, _now: Instant, fill: &mut dyn FnMut(&mut [u8])) -> bool {
+        self.live.as_mut().is_some_and(|connection| connection.send_with(len, fill))
+    }
+
+    fn flush(&mut self, _now: Instant) {
+        if let Some(connection) = &mut self.live {
+            connection.flush();
+            self.reap();
+        }
+    }
+
+    fn can_receive(&self) -> bool {
+        self.live.as_ref().is_some_and(|connection| connection.can_receive())
+    }
+
+    fn receive_each(&mut self, budget: usize, _now: Instant, each: &mut dyn FnMut(Path, &mut [u8])) {
+        if let Some(connection) = &mut self.live {
+            connection.receive_each(budget, each);
+            self.reap();
+        }
+    }
+
+    fn poll_link(&mut self) -> Option<LinkEvent> {
+        self.events.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.accept_again_at
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.accept_again_at.take_if(|at| *at <= now).is_some() {
+            self.accept_each(now);
+        }
+    }
+
+    fn counters(&self) -> TransportCounters {
+        self.counters
+    }
+}

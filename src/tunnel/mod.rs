@@ -1,0 +1,326 @@
+//! The peer's state machine: which path is the live one, who may replace it, what may pass.
+//!
+//! Pure: paths, bytes and `now` come in, events go out. It knows no socket, no clock and no device. The caller
+//! drains [`Tunnel::poll_event`] after every `link_up`, `link_down`, `open` and `handle_timeout`.
+//!
+//! One peer at a time. On a reliable path (a TCP connection) a newcomer waits, unread, and replaces the live
+//! path once that has been silent for [`TAKEOVER_SILENCE`]; after [`NEWCOMER_PATIENCE`] it is turned away. Each
+//! replacement within a minute doubles the silence that the next one takes, so that two clients at one
+//! server, both idle, do not push each other out for ever. On a datagram path the same host takes over with a new
+//! port at once (a restarted client, a rebound address translation), another host after [`DATAGRAM_SILENCE`] or when
+//! no packet has come by the path yet.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::config::LinkLayer;
+
+mod session;
+
+use session::Session;
+
+/// Silence of a live connection after which a newcomer replaces it.
+pub const TAKEOVER_SILENCE: Duration = Duration::from_secs(1);
+
+/// How long a newcomer's connection is held before it is closed.
+pub const NEWCOMER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Silence of the live datagram peer after which another host replaces it.
+pub const DATAGRAM_SILENCE: Duration = Duration::from_secs(60);
+
+/// How long a replacement is remembered against the next one.
+const CONTEST_MEMORY: Duration = Duration::from_secs(60);
+
+/// The greatest exponent of the doubling silence.
+const MAX_CONTEST: u32 = 6;
+
+/// Newcomers that wait at the same time; further ones are turned away at once.
+const MAX_WAITING: usize = 8;
+
+/// How a secure link's first message begins, and its length in bytes, for each of the two suites. As an IP packet its
+/// version would be 15, which does not exist.
+const SECURE_INIT: [([u8; 4], usize); 2] = [([0xf0, 1, 1, 0], 216), ([0xf0, 1, 2, 0], 168)];
+
+/// A way to a peer: one TCP connection, or one UDP source. The number is never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Path(pub u64);
+
+/// What a path is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathInfo {
+    /// Delivers everything in order and knows when the peer has gone.
+    pub reliable: bool,
+    /// The longest message that it carries, in bytes.
+    pub max_message: usize,
+    /// Address of the far end.
+    pub peer: SocketAddr,
+}
+
+/// What the tunnel has decided; the caller carries it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// This path is the live one from now on.
+    PathAdopted(Path),
+    /// This path is to be closed or forgotten.
+    PathRejected(Path, Rejection),
+    /// The peer is there: a connection stands, or the first datagram has arrived.
+    Up(PathInfo),
+    /// The peer is gone; `idle` is the time since it was last heard, or since the path was adopted.
+    Down {
+        /// Time without a message from the peer.
+        idle: Duration,
+        /// Where the peer was.
+        peer: SocketAddr,
+    },
+    /// The peer of a datagram link has moved to this address.
+    Moved(SocketAddr),
+}
+
+/// Why a path was turned away or given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// Another peer is there and alive.
+    Occupied,
+    /// A newcomer has replaced it.
+    Replaced,
+    /// The peer wants a secure link and this end is plain.
+    WantsSecure,
+}
+
+/// Why a message was not accepted; counted by kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It came by a path that is not the live one.
+    NotLive,
+    /// It is too short for a packet, or in tun mode neither IPv4 nor IPv6.
+    Invalid,
+    /// It is the first message of a secure link.
+    WantsSecure,
+}
+
+#[derive(Debug)]
+struct Live {
+    path: Path,
+    info: PathInfo,
+    /// When the last message came, or the path was adopted.
+    heard_at: Instant,
+    /// The peer was announced by `Event::Up`.
+    announced: bool,
+    /// A packet has come by this path.
+    has_spoken: bool,
+}
+
+#[derive(Debug)]
+struct Newcomer {
+    path: Path,
+    info: PathInfo,
+    arrived_at: Instant,
+}
+
+/// The state machine. See the module's text.
+#[derive(Debug)]
+pub struct Tunnel {
+    kind: LinkLayer,
+    session: Session,
+    live: Option<Live>,
+    waiting: VecDeque<Newcomer>,
+    contest: u32,
+    replaced_at: Option<Instant>,
+    events: VecDeque<Event>,
+}
+
+impl Tunnel {
+    /// A plain tunnel without a peer.
+    pub fn plain(kind: LinkLayer) -> Self {
+        Self {
+            kind,
+            session: Session::Plain,
+            live: None,
+            waiting: VecDeque::new(),
+            contest: 0,
+            replaced_at: None,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// The path that messages go out by.
+    pub fn live_path(&self) -> Option<Path> {
+        self.live.as_ref().map(|live| live.path)
+    }
+
+    /// True if there is a path that a message of this packet can go out by.
+    pub fn has_path(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Length of the message that carries a packet of `packet_len` bytes; `None` if it fits no message of the live
+    /// path, or there is none.
+    #[must_use]
+    pub fn message_len(&self, packet_len: usize) -> Option<usize> {
+        let live = self.live.as_ref()?;
+        Some(packet_len + self.session.overhead()).filter(|len| *len <= live.info.max_message)
+    }
+
+    /// Writes the message that carries `packet` into `message`, which is as long as
+    /// [`message_len`](Self::message_len) said.
+    pub fn seal(&mut self, packet: &[u8], message: &mut [u8]) {
+        self.session.seal(packet, message);
+    }
+
+    /// Takes a message that arrived by `path` and returns the packet in it.
+    ///
+    /// # Errors
+    /// Why the message is dropped.
+    pub fn open<'a>(&mut self, path: Path, message: &'a mut [u8], now: Instant) -> Result<&'a [u8], Refused> {
+        let Some(live) = self.live.as_mut().filter(|live| live.path == path) else { return Err(Refused::NotLive) };
+        if !live.has_spoken && is_secure_init(message) {
+            let path = live.path;
+            self.end_live(now);
+            self.events.push_back(Event::PathRejected(path, Rejection::WantsSecure));
+            return Err(Refused::WantsSecure);
+        }
+        let packet = self.session.open(message);
+        if !is_packet(self.kind, packet) {
+            return Err(Refused::Invalid);
+        }
+        live.heard_at = now;
+        live.has_spoken = true;
+        if !live.announced {
+            live.announced = true;
+            self.events.push_back(Event::Up(live.info));
+        }
+        Ok(packet)
+    }
+
+    /// Takes a new path. It is adopted, rejected, or it waits; see the module's text.
+    pub fn link_up(&mut self, path: Path, info: PathInfo, now: Instant) {
+        let newcomer = Newcomer { path, info, arrived_at: now };
+        let Some(live) = &self.live else { return self.adopt(newcomer, now) };
+        if info.reliable {
+            if self.waiting.len() < MAX_WAITING {
+                self.waiting.push_back(newcomer);
+                self.settle(now);
+            } else {
+                self.events.push_back(Event::PathRejected(path, Rejection::Occupied));
+            }
+            return;
+        }
+        let same_host = live.info.peer.ip() == info.peer.ip();
+        let silence = now.saturating_duration_since(live.heard_at);
+        if same_host || !live.has_spoken || silence >= DATAGRAM_SILENCE {
+            self.replace(newcomer, now);
+        } else {
+            self.events.push_back(Event::PathRejected(path, Rejection::Occupied));
+        }
+    }
+
+    /// Takes the end of a path.
+    pub fn link_down(&mut self, path: Path, now: Instant) {
+        self.waiting.retain(|newcomer| newcomer.path != path);
+        if self.live_path() == Some(path) {
+            self.end_live(now);
+            if let Some(next) = self.waiting.pop_front() {
+                self.adopt(next, now);
+            }
+        }
+    }
+
+    /// The next thing to carry out.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let live = self.live.as_ref()?;
+        let newcomer = self.waiting.front()?;
+        Some((newcomer.arrived_at + NEWCOMER_PATIENCE).min(live.heard_at + self.takeover_silence(live.heard_at)))
+    }
+
+    /// Lets time pass: newcomers take over or are turned away.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.settle(now);
+    }
+
+    /// Replaces a silent live path by the newcomer that has waited longest, and turns impatient ones away.
+    fn settle(&mut self, now: Instant) {
+        let Some(live) = &self.live else { return };
+        let silence = now.saturating_duration_since(live.heard_at);
+        if silence >= self.takeover_silence(now)
+            && let Some(newcomer) = self.waiting.pop_front()
+        {
+            self.count_replacement(now);
+            self.replace(newcomer, now);
+        }
+        while let Some(newcomer) = self.waiting.front()
+            && now.saturating_duration_since(newcomer.arrived_at) >= NEWCOMER_PATIENCE
+        {
+            self.events.push_back(Event::PathRejected(newcomer.path, Rejection::Occupied));
+            self.waiting.pop_front();
+        }
+    }
+
+    fn takeover_silence(&self, now: Instant) -> Duration {
+        let remembered = self.replaced_at.is_some_and(|at| now.saturating_duration_since(at) < CONTEST_MEMORY);
+        if remembered { TAKEOVER_SILENCE * 2u32.pow(self.contest.min(MAX_CONTEST)) } else { TAKEOVER_SILENCE }
+    }
+
+    fn count_replacement(&mut self, now: Instant) {
+        let remembered = self.replaced_at.is_some_and(|at| now.saturating_duration_since(at) < CONTEST_MEMORY);
+        self.contest = if remembered { (self.contest + 1).min(MAX_CONTEST) } else { 1 };
+        self.replaced_at = Some(now);
+    }
+
+    fn adopt(&mut self, newcomer: Newcomer, now: Instant) {
+        let Newcomer { path, info, .. } = newcomer;
+        self.live = Some(Live { path, info, heard_at: now, announced: info.reliable, has_spoken: false });
+        self.events.push_back(Event::PathAdopted(path));
+        if info.reliable {
+            self.events.push_back(Event::Up(info));
+        }
+    }
+
+    fn replace(&mut self, newcomer: Newcomer, now: Instant) {
+        let Some(old) = self.live.take() else { return self.adopt(newcomer, now) };
+        let Newcomer { path, info, .. } = newcomer;
+        let moved = old.announced && !info.reliable;
+        if old.announced && info.reliable {
+            let idle = now.saturating_duration_since(old.heard_at);
+            self.events.push_back(Event::Down { idle, peer: old.info.peer });
+        }
+        self.events.push_back(Event::PathRejected(old.path, Rejection::Replaced));
+        self.live = Some(Live { path, info, heard_at: now, announced: info.reliable || moved, has_spoken: false });
+        self.events.push_back(Event::PathAdopted(path));
+        if info.reliable {
+            self.events.push_back(Event::Up(info));
+        } else if moved {
+            self.events.push_back(Event::Moved(info.peer));
+        }
+    }
+
+    fn end_live(&mut self, now: Instant) {
+        if let Some(live) = self.live.take().filter(|live| live.announced) {
+            let idle = now.saturating_duration_since(live.heard_at);
+            self.events.push_back(Event::Down { idle, peer: live.info.peer });
+        }
+    }
+}
+
+fn is_secure_init(message: &[u8]) -> bool {
+    SECURE_INIT.iter().any(|(start, len)| message.len() == *len && message.starts_with(start))
+}
+
+/// True if the device may be given this: long enough, and in tun mode IPv4 or IPv6 by its version.
+fn is_packet(kind: LinkLayer, packet: &[u8]) -> bool {
+    let known = match kind {
+        LinkLayer::Tun => packet.first().is_some_and(|byte| matches!(byte >> 4, 4 | 6)),
+        LinkLayer::Tap => true,
+    };
+    known && packet.len() >= kind.min_packet_len()
+}
+
+#[cfg(test)]
+mod tests;
