@@ -100,6 +100,14 @@ fn sentence(error: &clap::Error) -> String {
         ErrorKind::InvalidValue if context(error, ContextKind::InvalidValue).is_empty() => {
             format!("Option {argument} lacks its value; simpletun --help shows what it takes")
         }
+        ErrorKind::InvalidValue => format!(
+            "Option {argument} cannot be {:?}: choose one of {}",
+            context(error, ContextKind::InvalidValue),
+            context(error, ContextKind::ValidValue).replace(' ', ", ")
+        ),
+        ErrorKind::MissingRequiredArgument => {
+            format!("Option {argument} is missing; simpletun --help shows what it is for")
+        }
         _ => {
             let text = error.render().to_string();
             let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
@@ -163,5 +171,7 @@ mod tests {
         {
             assert_eq!(mistake(line).lines().count(), 1, "{line}");
         }
+        assert!(mistake("simpletun mktun --dev t --dev-type x").contains("choose one of tun, tap"));
+        assert!(mistake("simpletun mktun").contains("--dev"));
     }
 }

@@ -14,6 +14,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 mod parse;
+#[cfg(test)]
+mod tests;
 
 pub use parse::{Endpoint, Host};
 

@@ -19,13 +19,14 @@ const TUN_FLAG: u32 = 1;
 #[error("{text}")]
 pub struct DeviceError {
     text: String,
-    source: io::Error,
+    /// Not a `source()`: the text says all that is in it.
+    cause: io::Error,
 }
 
 impl DeviceError {
     /// The driver's answer.
     pub fn errno(&self) -> Option<i32> {
-        self.source.raw_os_error()
+        self.cause.raw_os_error()
     }
 
     /// The clone device cannot be opened.
@@ -45,7 +46,7 @@ impl DeviceError {
             }
             _ => format!("Cannot open {path}: {source}"),
         };
-        Self { text, source }
+        Self { text, cause: source }
     }
 
     /// The descriptor cannot be attached to the interface.
@@ -66,12 +67,12 @@ impl DeviceError {
             }
             _ => format!("Cannot attach to the device {}: {source}", config.name),
         };
-        Self { text, source }
+        Self { text, cause: source }
     }
 
     /// A property of an attached device cannot be set.
     pub(super) fn attached(name: &str, action: &str, source: io::Error) -> Self {
-        Self { text: format!("Cannot {action} the device {name}: {source}"), source }
+        Self { text: format!("Cannot {action} the device {name}: {source}"), cause: source }
     }
 }
 
@@ -113,6 +114,12 @@ fn busy(name: &str) -> String {
 
 fn wrong_kind(config: &DeviceConfig) -> String {
     let name = &config.name;
+    if std::path::Path::new("/sys/class/net").join(name).join("bridge").exists() {
+        return format!(
+            "The interface {name} is a bridge: use a tap device (-a) with another name and put it into the bridge with \
+             'ip link set dev NAME master {name}'"
+        );
+    }
     match (property(name, "tun_flags"), config.kind) {
         (None, _) => format!("The interface {name} is no tun or tap device: choose another name with --interface"),
         (Some(flags), LinkLayer::Tap) if flags & TUN_FLAG != 0 => {
