@@ -1,0 +1,19 @@
+//! Replays the corpora of the fuzz targets, so that what fuzzing once found stays found.
+
+use std::fs;
+use std::path::Path;
+
+#[path = "../fuzz/checks/frame_decoder.rs"]
+mod frame_decoder;
+
+#[test]
+fn the_frame_decoder_passes_its_corpus() {
+    assert!(replay("frame_decoder", frame_decoder::check) > 5, "the corpus is there");
+}
+
+/// Runs the check on every file of the corpus and returns how many there are.
+fn replay(target: &str, check: fn(&[u8])) -> usize {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let files = fs::read_dir(&folder).expect("a corpus");
+    files.map(|file| check(&fs::read(file.expect("an entry").path()).expect("a readable file"))).count()
+}
