@@ -10,7 +10,15 @@
 //! `docs/ARCHITECTURE.md` in the repository says why it is built so.
 
 #![warn(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo)]
-#![cfg_attr(test, expect(clippy::expect_used, clippy::panic, reason = "a failing test should say what it expected"))]
+#![cfg_attr(
+    test,
+    expect(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        reason = "a failing test should say what it expected"
+    )
+)]
 
 pub mod cli;
 pub mod config;

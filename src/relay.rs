@@ -6,11 +6,12 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{debug, info};
 
 use crate::config::{LinkConfig, Protocol};
 use crate::counters::{Counters, Drop, Statistics};
 use crate::device::{Device, Flow, WriteRefusal};
+use crate::fault::FaultLog;
 use crate::transport::{LinkEvent, Transport};
 use crate::tunnel::{Event, Path, Refused, Rejection, Tunnel};
 
@@ -42,6 +43,7 @@ pub struct Relay {
     /// Why the path that is being taken from the tunnel ended, and when this end tries again.
     ending: Option<(&'static str, Option<Duration>)>,
     has_lost_peer: bool,
+    faults: FaultLog,
 }
 
 impl Relay {
@@ -57,6 +59,7 @@ impl Relay {
             wire_log: debug.then(WireLog::default),
             ending: None,
             has_lost_peer: false,
+            faults: FaultLog::default(),
         }
     }
 
@@ -207,16 +210,24 @@ impl Relay {
                 let retry = retry.map(|wait| format!(" retry={}ms", wait.as_millis())).unwrap_or_default();
                 info!("tunnel down reason={reason} idle={}s{retry} peer={peer}", idle.as_secs());
             }
-            Event::Moved(peer) => info!("peer moved peer={peer} transport={}", self.protocol),
+            Event::Moved(peer) => {
+                self.faults.note(now, "moved", format_args!("peer moved peer={peer} transport={}", self.protocol));
+            }
         }
     }
 
     fn reject(&mut self, path: Path, why: Rejection, now: Instant) {
         match why {
-            Rejection::Occupied => debug!("Turned away a newcomer: the peer is there and alive"),
+            Rejection::Occupied => self.faults.note(
+                now,
+                "occupied",
+                "Turned away another peer while the live one is there: one server serves one peer, start another server \
+                 on a port of its own",
+            ),
             Rejection::Replaced => {}
             Rejection::WantsSecure => {
-                warn!("The peer wants a secure link and this end is plain: give both ends the same security setting");
+                let text = "The peer wants a secure link and this end is plain: give both ends the same security setting";
+                self.faults.note(now, "wants-secure", text);
             }
         }
         self.transport.reject(path, why, now);

@@ -183,10 +183,10 @@ fn mistakes_name_option_value_and_cure() {
         ("-i t -s -U --once", "once", "udp"),
     ] {
         // clap takes a value that begins with a hyphen only behind an equals sign.
-        let line = line.replace(" -1", "=-1").replace("-p=-1", "-p=-1").replace("-c -host", "-c=-host");
+        let line = line.replace(" -1", "=-1").replace("-c -host", "-c=-host");
         let text = mistake(&line);
         assert!(text.contains(option) && text.contains(value), "{line}: {text}");
-        assert!(text.contains(['\n']) == false && text.contains([';', ':']), "{line}: {text}");
+        assert!(!text.contains('\n') && text.contains([';', ':']), "{line}: {text}");
     }
 }
 

@@ -81,7 +81,7 @@ impl Resolver {
 /// Starts a thread that looks the name up once for each request, and ends with its requester.
 fn spawn(name: String, port: u16, answers: Sender<Answer>, waker: Arc<Waker>) -> io::Result<Sender<()>> {
     let (requests, inbox) = channel::<()>();
-    thread::Builder::new().name("resolver".to_owned()).stack_size(256 * 1024).spawn(move || {
+    thread::Builder::new().name("resolver".to_owned()).spawn(move || {
         while inbox.recv().is_ok() {
             if answers.send(look_up(&name, port)).is_err() || waker.wake().is_err() {
                 return;

@@ -36,6 +36,9 @@ const MAX_PAYLOAD_IPV6: usize = 65_535 - 8;
 const MAX_TRAIN_COUNT: usize = 64;
 const MAX_TRAIN_BYTES: usize = 65_000;
 
+/// Errors taken from the socket before the loop has its turn again.
+const MAX_RECEIVE_ERRORS: usize = 8;
+
 /// Silence after sending that makes a name worth looking up again, at first and after [`PATIENCE`].
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const LATE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -293,9 +296,13 @@ impl Channel {
         }
     }
 
-    /// Makes sure that there is a received datagram to look at; false if there is none.
+    /// Makes sure that there is a received datagram to look at; false if there is none for now.
     fn fill(&mut self, now: Instant, faults: &mut FaultLog) -> bool {
-        while self.next >= self.received {
+        // Errors that past sends left behind come one a call; a socket that yields nothing else must not hold the loop.
+        for _ in 0..MAX_RECEIVE_ERRORS {
+            if self.next < self.received {
+                return true;
+            }
             if !self.readable {
                 return false;
             }
@@ -319,7 +326,7 @@ impl Channel {
                 },
             }
         }
-        true
+        self.next < self.received
     }
 
     /// The datagram or train at hand; `None` if the kernel cut it off.
