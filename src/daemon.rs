@@ -57,6 +57,7 @@ fn serve(
         let when_peer_leaves = if config.once { WhenPeerLeaves::Return } else { WhenPeerLeaves::GoOn };
         match event_loop.run(&mut relay, when_peer_leaves).map_err(|error| device_ended(&name, error))? {
             Outcome::Terminated => {
+                relay.close_link(event_loop.now());
                 info!("ending as asked by a signal");
                 return Ok(());
             }
@@ -99,6 +100,7 @@ fn reload(
         return Ok(relay);
     }
     // The old transport has to be gone before a new one can listen on the same port.
+    relay.close_link(event_loop.now());
     let (device, counters) = relay.into_parts();
     let open = |link: &LinkConfig| -> io::Result<_> {
         transport::open(link, event_loop.context(surroundings())?, event_loop.now())
@@ -123,7 +125,8 @@ fn configure(network: &mut NetConfig, wanted: &NetworkConfig) -> Result<()> {
     Ok(())
 }
 
-/// The changes in the order in which the kernel takes them: routes need the device up.
+/// The changes in the order in which the kernel takes them. Routes need the device up, and so does an IPv6 address with
+/// a peer: added to a device that is down it never gets the route to its peer.
 fn changes(wanted: &NetworkConfig) -> Vec<NetChange> {
     let address = |address: &crate::config::InterfaceAddress| AddressSpec {
         local: address.local,
@@ -134,8 +137,8 @@ fn changes(wanted: &NetworkConfig) -> Vec<NetChange> {
     changes.extend(wanted.mac.map(NetChange::Mac));
     changes.extend(wanted.mtu.map(NetChange::Mtu));
     changes.extend(wanted.tx_queue_len.map(NetChange::TxQueueLen));
-    changes.extend(wanted.addresses.iter().map(address).map(NetChange::Address));
     changes.extend(wanted.up.then_some(NetChange::Up));
+    changes.extend(wanted.addresses.iter().map(address).map(NetChange::Address));
     changes.extend(wanted.routes.iter().copied().map(NetChange::Route));
     changes
 }

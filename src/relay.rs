@@ -12,7 +12,7 @@ use crate::config::{LinkConfig, Protocol};
 use crate::counters::{Counters, Drop, Statistics};
 use crate::device::{Device, Flow, WriteRefusal};
 use crate::fault::FaultLog;
-use crate::transport::{LinkEvent, Transport};
+use crate::transport::{DownReason, LinkEvent, Transport};
 use crate::tunnel::{Event, Path, Refused, Rejection, Tunnel};
 
 /// Packets read from the device in one turn.
@@ -130,6 +130,15 @@ impl Relay {
         self.inbound(now)?;
         self.settle_links(now);
         Ok(())
+    }
+
+    /// Says that the tunnel is down because this end closes it; what remains is to drop the relay.
+    pub fn close_link(&mut self, now: Instant) {
+        if let Some(path) = self.tunnel.live_path() {
+            self.ending = Some((DownReason::Requested.word(), None));
+            self.tunnel.link_down(path, now);
+            self.settle_links(now);
+        }
     }
 
     /// Device to network.
