@@ -1,0 +1,33 @@
+//! Harness of the integration tests: namespaces wired together, daemons in them, peers that are not ours, and waits
+//! that end on an event or on a deadline that says what was awaited. Every test process has namespaces of its own
+//! (`scripts/netns-runner.sh`), so names are free and nothing needs to be cleaned up.
+#![allow(dead_code, reason = "every test file uses its own part of the harness")]
+#![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
+
+pub mod daemon;
+pub mod lab;
+pub mod net;
+pub mod peer;
+pub mod wait;
+
+/// What the daemon prints, as far as tests rely on it. Kept here so that a change of wording is one change.
+pub mod line {
+    /// A server that can be connected to.
+    pub const LISTENING: &str = "listening on";
+    /// Attached to the device; the device's real name follows.
+    pub const DEVICE: &str = "device ";
+    pub const UP: &str = "tunnel up";
+    pub const DOWN: &str = "tunnel down";
+    /// Asked for with USR2; `key=value` pairs follow.
+    pub const STATISTICS: &str = "statistics";
+}
+
+/// Keys of the statistics lines.
+pub mod stat {
+    pub const DEVICE_RX_PACKETS: &str = "device-rx-packets";
+    pub const DEVICE_TX_PACKETS: &str = "device-tx-packets";
+    pub const NETWORK_RX_PACKETS: &str = "network-rx-packets";
+    pub const NETWORK_TX_PACKETS: &str = "network-tx-packets";
+    pub const DROP_INVALID: &str = "drop-invalid";
+    pub const DROP_DEVICE_DOWN: &str = "drop-device-down";
+}
