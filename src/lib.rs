@@ -28,6 +28,7 @@ pub mod device;
 pub mod event_loop;
 pub mod fault;
 pub mod logging;
+pub mod offload;
 pub mod relay;
 pub mod sys;
 pub mod tools;
