@@ -13,11 +13,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+mod endpoint;
 mod parse;
 #[cfg(test)]
 mod tests;
 
-pub use parse::{Endpoint, Host};
+pub use endpoint::{Endpoint, Host};
 
 /// The port that is listened on or connected to unless another is given.
 pub const DEFAULT_PORT: u16 = 55_555;
@@ -126,6 +127,18 @@ pub struct Options {
     #[arg(long, value_name = "TIME", help_heading = "Transport")]
     pub down_after: Option<Text>,
 
+    /// TCP: congestion control of the connection, such as cubic or bbr [default: the system's]
+    #[arg(long, value_name = "NAME", help_heading = "Transport")]
+    pub congestion: Option<Text>,
+
+    /// Size of the socket's send buffer in bytes [default: TCP the kernel's own tuning, UDP 4 MiB]
+    #[arg(long, value_name = "BYTES", help_heading = "Transport")]
+    pub sndbuf: Option<Text>,
+
+    /// Size of the socket's receive buffer in bytes [default: TCP the kernel's own tuning, UDP 4 MiB]
+    #[arg(long, value_name = "BYTES", help_heading = "Transport")]
+    pub rcvbuf: Option<Text>,
+
     /// Exit when the peer leaves instead of waiting for it or reconnecting
     #[arg(long, help_heading = "Transport")]
     pub once: bool,
@@ -146,7 +159,7 @@ pub struct Options {
     #[arg(long, value_name = "CIDR", help_heading = "Device")]
     pub route: Vec<Text>,
 
-    /// MTU of the device in bytes
+    /// MTU of the device in bytes [default: 1500; a tun device over UDP that is created: what fits 1500 outside]
     #[arg(long, value_name = "BYTES", help_heading = "Device")]
     pub mtu: Option<Text>,
 
@@ -157,6 +170,10 @@ pub struct Options {
     /// Length of the device's transmit queue in packets
     #[arg(long, value_name = "PACKETS", help_heading = "Device")]
     pub txqueuelen: Option<Text>,
+
+    /// Segmentation offload of the device: auto takes what the kernel offers, on insists on it
+    #[arg(long, value_name = "auto|on|off", help_heading = "Device")]
+    pub offload: Option<Text>,
 
     /// Bring the device up
     #[arg(long, help_heading = "Device")]
@@ -346,6 +363,24 @@ pub struct LinkConfig {
     pub keepalive: Duration,
     /// TCP: time without any answer after which the connection is given up.
     pub down_after: Duration,
+    /// TCP: name of the congestion control, if it is not the system's.
+    pub congestion: Option<String>,
+    /// `SO_SNDBUF` in bytes.
+    pub send_buffer: Option<usize>,
+    /// `SO_RCVBUF` in bytes.
+    pub receive_buffer: Option<usize>,
+}
+
+/// Whether super-packets cross the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offload {
+    /// As far as the kernel offers it.
+    #[default]
+    Auto,
+    /// It is an error if the kernel offers nothing.
+    On,
+    /// Every packet alone.
+    Off,
 }
 
 /// The device to create or to attach to.
@@ -361,6 +396,8 @@ pub struct DeviceConfig {
     pub owner: Option<String>,
     /// Group name or number, for a device that is created.
     pub group: Option<String>,
+    /// Segmentation offload.
+    pub offload: Offload,
 }
 
 /// An address of the device.
@@ -473,6 +510,9 @@ impl Options {
             fwmark: flags.fwmark.or(self.fwmark),
             keepalive: flags.keepalive.or(self.keepalive),
             down_after: flags.down_after.or(self.down_after),
+            congestion: flags.congestion.or(self.congestion),
+            sndbuf: flags.sndbuf.or(self.sndbuf),
+            rcvbuf: flags.rcvbuf.or(self.rcvbuf),
             once: flags.once || self.once,
             address: first_given(flags.address, self.address),
             peer_address: flags.peer_address.or(self.peer_address),
@@ -481,6 +521,7 @@ impl Options {
             mtu: flags.mtu.or(self.mtu),
             mac: flags.mac.or(self.mac),
             txqueuelen: flags.txqueuelen.or(self.txqueuelen),
+            offload: flags.offload.or(self.offload),
             up: flags.up || self.up,
             persist: flags.persist || self.persist,
             owner: flags.owner.or(self.owner),
@@ -517,6 +558,21 @@ impl Config {
 impl fmt::Display for Text {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
+    }
+}
+
+impl LinkConfig {
+    /// The MTU of a tun device whose packets fit a path of 1500 bytes over UDP: less the IP and UDP headers, IPv6's
+    /// unless the link is certain to be IPv4. `None` over TCP, which takes any length.
+    pub fn fitting_mtu(&self) -> Option<u32> {
+        let literal = |endpoint: &Endpoint| matches!(endpoint.host, Host::Address(IpAddr::V4(_)));
+        let is_ipv4 = matches!(self.bind.address, Some(IpAddr::V4(_)))
+            || match &self.role {
+                Role::Connect(endpoint) | Role::Listen(Access::Remote { endpoint, .. }) => literal(endpoint),
+                Role::Listen(_) => false,
+            };
+        let header_len = if is_ipv4 { 20 + 8 } else { 40 + 8 };
+        (self.protocol == Protocol::Udp).then_some(1500 - header_len)
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use log::{debug, error, info, warn};
 use nix::unistd::{Group, User};
 
-use crate::config::{Access, Config, ConfigError, DeviceConfig, LinkConfig, NetworkConfig, Protocol, Role};
+use crate::config::{Access, Config, ConfigError, DeviceConfig, LinkConfig, LinkLayer, Protocol, Role};
 use crate::device::Device;
 use crate::device::netchange::{AddressSpec, NetChange, NetConfig, NetError};
 use crate::device::netlink::Netlink;
@@ -17,6 +17,9 @@ use crate::transport::{self, admission::Surroundings};
 /// Above this MTU an original simpletun on the other end cuts what it receives: its buffer has 2000 bytes, an
 /// Ethernet header among them.
 const ORIGINAL_MAX_MTU: u32 = 1986;
+
+/// Longest super-packet of a device that we create, in bytes: with its headers it fits one send over either transport.
+const GSO_MAX_SIZE: u32 = 60_000;
 
 /// Runs the tunnel until it is asked to end. `reread` gives the configuration anew when that is asked for.
 ///
@@ -32,7 +35,7 @@ pub fn run(mut config: Config, reread: &dyn Fn() -> Result<Config, ConfigError>)
     let name = device.name().to_owned();
     let mut network = NetConfig::new(&name).map_err(|source| NetError::lookup(&name, source))?;
     let result =
-        configure(&mut network, &config.network).and_then(|()| serve(device, &mut config, &mut network, reread));
+        configure(&mut network, &device, &config).and_then(|()| serve(device, &mut config, &mut network, reread));
     if stays {
         network.forget();
     } else if !vanishes {
@@ -89,11 +92,15 @@ fn reload(
     if new.device != config.device {
         warn!("The device's name, kind, owner and persistence change only with a restart; they stay as they are");
     }
-    if let Err(error) = network.reconcile(&changes(&new.network)) {
+    let new = Config { device: config.device.clone(), ..new };
+    let created = relay.device_mut().was_created();
+    let mut wanted = changes(&new, created);
+    wanted.extend(created.then_some(NetChange::GsoMaxSize(GSO_MAX_SIZE)));
+    if let Err(error) = network.reconcile(&wanted) {
         error!("{error}; the rest of the new configuration is applied");
     }
     let old_link = config.link.clone();
-    *config = Config { device: config.device.clone(), ..new };
+    *config = new;
     info!("configuration read again, reconnecting");
     if config.link == old_link {
         relay.transport_mut().reconnect(event_loop.now());
@@ -118,8 +125,14 @@ fn reload(
     Ok(relay)
 }
 
-fn configure(network: &mut NetConfig, wanted: &NetworkConfig) -> Result<()> {
-    for change in changes(wanted) {
+fn configure(network: &mut NetConfig, device: &Device, config: &Config) -> Result<()> {
+    if device.was_created() {
+        // An older kernel does not let it be set; longer super-packets are then cut in two pieces.
+        if let Err(error) = network.apply(&NetChange::GsoMaxSize(GSO_MAX_SIZE)) {
+            debug!("{error}");
+        }
+    }
+    for change in changes(config, device.was_created()) {
         network.apply(&change)?;
     }
     Ok(())
@@ -127,7 +140,12 @@ fn configure(network: &mut NetConfig, wanted: &NetworkConfig) -> Result<()> {
 
 /// The changes in the order in which the kernel takes them. Routes need the device up, and so does an IPv6 address with
 /// a peer: added to a device that is down it never gets the route to its peer.
-fn changes(wanted: &NetworkConfig) -> Vec<NetChange> {
+///
+/// A tun device that is made for a UDP link gets the MTU that fits; a tap keeps what Ethernet has, because it may become
+/// part of a bridge.
+fn changes(config: &Config, created: bool) -> Vec<NetChange> {
+    let wanted = &config.network;
+    let fitting = || config.link.fitting_mtu().filter(|_| created && config.device.kind == LinkLayer::Tun);
     let address = |address: &crate::config::InterfaceAddress| AddressSpec {
         local: address.local,
         peer: address.peer,
@@ -135,7 +153,7 @@ fn changes(wanted: &NetworkConfig) -> Vec<NetChange> {
     };
     let mut changes = Vec::new();
     changes.extend(wanted.mac.map(NetChange::Mac));
-    changes.extend(wanted.mtu.map(NetChange::Mtu));
+    changes.extend(wanted.mtu.or_else(fitting).map(NetChange::Mtu));
     changes.extend(wanted.tx_queue_len.map(NetChange::TxQueueLen));
     changes.extend(wanted.up.then_some(NetChange::Up));
     changes.extend(wanted.addresses.iter().map(address).map(NetChange::Address));

@@ -3,20 +3,23 @@
 //! It joins device, tunnel and transport and is the only place that sees all three. It has no descriptor of its own
 //! and reads no clock. Every packet that ends here is counted by its cause.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
 use crate::config::{LinkConfig, Protocol};
 use crate::counters::{Counters, Drop, Statistics};
-use crate::device::{Device, Flow, WriteRefusal};
+use crate::device::{Device, Flow, WriteOutcome, WriteRefusal};
 use crate::fault::FaultLog;
+use crate::offload::VirtioHeader;
+use crate::offload::merge::{Batch, Merger, Written};
 use crate::transport::{DownReason, LinkEvent, Transport};
 use crate::tunnel::{Event, Path, Refused, Rejection, Tunnel};
 
-/// Packets read from the device in one turn.
+/// Packets or super-packets read from the device in one turn, and bytes after which no more are read.
 const DEVICE_BUDGET: usize = 64;
+const DEVICE_BUDGET_BYTES: usize = 256 * 1024;
 
 /// Messages taken from the network in one turn.
 const NETWORK_BUDGET: usize = 256;
@@ -39,6 +42,7 @@ pub struct Relay {
     protocol: Protocol,
     is_client: bool,
     counters: Counters,
+    merger: Merger,
     wire_log: Option<WireLog>,
     /// Why the path that is being taken from the tunnel ended, and when this end tries again.
     ending: Option<(&'static str, Option<Duration>)>,
@@ -51,6 +55,7 @@ impl Relay {
     pub fn new(device: Device, transport: Box<dyn Transport>, link: &LinkConfig, debug: bool) -> Self {
         Self {
             tunnel: Tunnel::plain(device.kind()),
+            merger: Merger::new(device.kind(), device.capabilities()),
             device,
             transport,
             protocol: link.protocol,
@@ -147,21 +152,27 @@ impl Relay {
             return Ok(());
         }
         let Self { device, transport, tunnel, counters, wire_log, .. } = self;
-        let result = device.read_each(DEVICE_BUDGET, &mut |packet| {
-            counters.device_rx.add(packet.len());
-            let Some(message_len) = tunnel.message_len(packet.len()) else {
-                counters.drop_one(if tunnel.has_path() { Drop::TooLong } else { Drop::NoPeer });
+        let mut bytes = 0;
+        let result = device.read_each(DEVICE_BUDGET, &mut |segments| {
+            let Ok(mut segments) = segments else {
+                counters.drop_one(Drop::Malformed);
                 return Flow::Continue;
             };
-            if transport.send_with(message_len, now, &mut |message| tunnel.seal(packet, message)) {
-                counters.network_tx.add(packet.len());
-                if let Some(log) = wire_log {
-                    log.outbound(packet.len());
+            while let Some(packet) = segments.next_packet() {
+                bytes += packet.len();
+                counters.device_rx.add(packet.len());
+                match send(&mut **transport, tunnel, packet, now) {
+                    Ok(()) => {
+                        counters.network_tx.add(packet.len());
+                        if let Some(log) = wire_log {
+                            log.outbound(packet.len());
+                        }
+                    }
+                    Err(cause) => counters.drop_one(cause),
                 }
-            } else {
-                counters.drop_one(Drop::NotSent);
             }
-            if transport.can_send() { Flow::Continue } else { Flow::Stop }
+            let go_on = bytes < DEVICE_BUDGET_BYTES && (!tunnel.has_path() || transport.can_send());
+            if go_on { Flow::Continue } else { Flow::Stop }
         });
         transport.flush(now);
         result
@@ -172,13 +183,28 @@ impl Relay {
         if !self.transport.can_receive() {
             return Ok(());
         }
-        let Self { device, transport, tunnel, counters, wire_log, .. } = self;
-        let mut result = Ok(());
-        transport.receive_each(NETWORK_BUDGET, now, &mut |path, message| {
-            if let Err(error) = deliver(device, tunnel, counters, wire_log.as_mut(), path, message, now) {
-                result = Err(error);
+        let Self { device, transport, tunnel, counters, wire_log, merger, .. } = self;
+        let mut output = Output { device, counters, wire_log, result: Ok(()) };
+        let mut batch = Batch::new(merger);
+        transport.receive_each(NETWORK_BUDGET, now, &mut |path, message| match tunnel.open(path, message, now) {
+            Ok(packet) => {
+                output.counters.network_rx.add(packet.len());
+                if let Err(packet) = batch.push(packet) {
+                    output.take(&mut batch);
+                    // An empty batch takes every packet.
+                    let _ = batch.push(packet);
+                }
             }
+            Err(refused) => output.counters.drop_one(match refused {
+                Refused::NotLive => Drop::NotLive,
+                Refused::Invalid => Drop::Invalid,
+                Refused::WantsSecure => Drop::WantsSecure,
+            }),
         });
+        output.take(&mut batch);
+        let result = output.result;
+        self.merger.restrict(self.device.capabilities());
+        self.transport.finish_receive(now);
         result
     }
 
@@ -243,45 +269,59 @@ impl Relay {
     }
 }
 
-/// Opens one message and writes its packet to the device.
+/// Seals one packet into the transport's buffer.
 ///
 /// # Errors
-/// The device has ended; everything else is counted.
-fn deliver(
-    device: &mut Device,
-    tunnel: &mut Tunnel,
-    counters: &mut Counters,
-    wire_log: Option<&mut WireLog>,
-    path: Path,
-    message: &mut [u8],
-    now: Instant,
-) -> io::Result<()> {
-    let packet = match tunnel.open(path, message, now) {
-        Ok(packet) => packet,
-        Err(refused) => {
-            counters.drop_one(match refused {
-                Refused::NotLive => Drop::NotLive,
-                Refused::Invalid => Drop::Invalid,
-                Refused::WantsSecure => Drop::WantsSecure,
-            });
-            return Ok(());
-        }
+/// Why it is dropped.
+fn send(transport: &mut dyn Transport, tunnel: &mut Tunnel, packet: &[u8], now: Instant) -> Result<(), Drop> {
+    let Some(len) = tunnel.message_len(packet.len()) else {
+        return Err(if tunnel.has_path() { Drop::TooLong } else { Drop::NoPeer });
     };
-    counters.network_rx.add(packet.len());
-    match device.queue(packet)? {
-        Ok(()) => {
-            counters.device_tx.add(packet.len());
-            if let Some(log) = wire_log {
-                log.inbound(packet.len());
-            }
-        }
-        Err(refusal) => counters.drop_one(match refusal {
-            WriteRefusal::Down => Drop::DeviceDown,
-            WriteRefusal::Invalid => Drop::DeviceRefused,
-            WriteRefusal::Full => Drop::DeviceFull,
-        }),
+    let taken = transport.send_with(len, now, &mut |message| tunnel.seal(packet, message));
+    if taken { Ok(()) } else { Err(Drop::NotSent) }
+}
+
+/// The device's side of the inbound pump.
+struct Output<'r> {
+    device: &'r mut Device,
+    counters: &'r mut Counters,
+    wire_log: &'r mut Option<WireLog>,
+    /// The end of the device, if it has ended.
+    result: io::Result<()>,
+}
+
+impl Output<'_> {
+    /// Writes what has been collected.
+    fn take(&mut self, batch: &mut Batch<'_, '_>) {
+        batch.drain(&mut |header, parts, count| self.write(header, parts, count));
     }
-    Ok(())
+
+    fn write(&mut self, header: &VirtioHeader, parts: &[IoSlice<'_>], count: usize) -> Written {
+        let cause = match self.device.write_parts(header, parts) {
+            Ok(WriteOutcome::Written) => {
+                // Every part but the first is the payload of a packet; its headers stood in the stream too.
+                let headers_len = usize::from(header.header_len);
+                for (index, part) in parts.iter().enumerate() {
+                    let len = if index == 0 { part.len() } else { headers_len + part.len() };
+                    self.counters.device_tx.add(len);
+                    if let Some(log) = self.wire_log {
+                        log.inbound(len);
+                    }
+                }
+                return Written::Done;
+            }
+            Ok(WriteOutcome::TakeApart) => return Written::TakeApart,
+            Ok(WriteOutcome::Refused(WriteRefusal::Down)) => Drop::DeviceDown,
+            Ok(WriteOutcome::Refused(WriteRefusal::Invalid)) => Drop::DeviceRefused,
+            Ok(WriteOutcome::Refused(WriteRefusal::Full)) => Drop::DeviceFull,
+            Err(error) => {
+                self.result = Err(error);
+                return Written::Done;
+            }
+        };
+        (0..count).for_each(|_| self.counters.drop_one(cause));
+        Written::Done
+    }
 }
 
 impl WireLog {

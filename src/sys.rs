@@ -81,16 +81,19 @@ impl Default for ReceiveBatch {
 }
 
 impl ReceiveBatch {
-    /// The bytes and the arrival of datagram `index` of the last [`receive`]; `None` if it was cut off by the
-    /// kernel or has no internet address as its source.
-    pub fn get(&mut self, index: usize) -> Option<(Arrival, &mut [u8])> {
-        let lengths = *self.lengths.get(index)?;
-        let source = parse_address(self.addresses[index].0.get(..lengths.address)?)?;
-        let mut arrival = Arrival { source, local: None, interface: 0, segment: None };
-        parse_control(self.controls[index].0.get(..lengths.control)?, &mut arrival);
-        let start = index * DATAGRAM_CAPACITY;
-        let bytes = self.buffers.get_mut(start..start + lengths.data)?;
-        (!lengths.truncated).then_some((arrival, bytes))
+    /// The datagrams of the last [`receive`] from number `start` up to `end`: arrival and bytes, or `None` for one that
+    /// was cut off by the kernel or has no internet address as its source.
+    pub fn datagrams(&mut self, start: usize, end: usize) -> impl Iterator<Item = Option<(Arrival, &mut [u8])>> {
+        let buffers = self.buffers.chunks_exact_mut(DATAGRAM_CAPACITY);
+        let headers = self.addresses.iter().zip(&self.controls).zip(&self.lengths);
+        let all = buffers.zip(headers).take(end).skip(start);
+        all.map(|(buffer, ((address, control), lengths))| {
+            let source = parse_address(address.0.get(..lengths.address)?)?;
+            let mut arrival = Arrival { source, local: None, interface: 0, segment: None };
+            parse_control(control.0.get(..lengths.control)?, &mut arrival);
+            let bytes = buffer.get_mut(..lengths.data)?;
+            (!lengths.truncated).then_some((arrival, bytes))
+        })
     }
 }
 
@@ -307,6 +310,10 @@ mod tests {
         (ours, theirs)
     }
 
+    fn nth(batch: &mut ReceiveBatch, index: usize) -> (Arrival, &mut [u8]) {
+        batch.datagrams(index, index + 1).next().flatten().expect("a whole datagram")
+    }
+
     #[test]
     fn several_datagrams_arrive_in_one_call_with_their_source() {
         let (ours, theirs) = pair("127.0.0.1");
@@ -316,10 +323,10 @@ mod tests {
         }
         let mut batch = ReceiveBatch::default();
         assert_eq!(receive(ours.as_fd(), &mut batch).expect("datagrams"), 3);
-        let (arrival, bytes) = batch.get(2).expect("the third");
+        let (arrival, bytes) = nth(&mut batch, 2);
         assert_eq!(bytes, b"three");
         assert_eq!(arrival.source, theirs.local_addr().expect("an address"));
-        assert_eq!(batch.get(1).expect("the second").1, b"");
+        assert_eq!(nth(&mut batch, 1).1, b"");
         assert_eq!(receive(ours.as_fd(), &mut batch).expect_err("nothing more").kind(), io::ErrorKind::WouldBlock);
     }
 
@@ -332,7 +339,7 @@ mod tests {
         send(theirs.as_fd(), &Departure { bytes: b"x", to: Some(to), from, segment: None }).expect("a datagram sent");
         let mut batch = ReceiveBatch::default();
         assert_eq!(receive(ours.as_fd(), &mut batch).expect("a datagram"), 1);
-        let (arrival, _) = batch.get(0).expect("the datagram");
+        let (arrival, _) = nth(&mut batch, 0);
         assert_eq!(arrival.source.ip(), IpAddr::from(Ipv4Addr::new(127, 0, 0, 7)));
         assert_eq!(arrival.local, Some(Ipv4Addr::new(127, 0, 0, 9).into()));
         assert_ne!(arrival.interface, 0);
@@ -347,7 +354,7 @@ mod tests {
         send(theirs.as_fd(), &Departure { bytes: &bytes, to, from: None, segment: Some(100) }).expect("a train sent");
         let mut batch = ReceiveBatch::default();
         assert_eq!(receive(ours.as_fd(), &mut batch).expect("a train"), 1);
-        let (arrival, received) = batch.get(0).expect("the train");
+        let (arrival, received) = nth(&mut batch, 0);
         assert_eq!((arrival.segment, &received[..]), (Some(100), &bytes[..]));
     }
 

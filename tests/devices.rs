@@ -182,7 +182,7 @@ premade! {
 
 /// The mask is the device's, not the descriptor's: left on, the kernel would hand us packets without checksums.
 #[test]
-fn offloads_that_an_earlier_program_left_on_are_switched_off() {
+fn offloads_that_an_earlier_program_left_on_are_replaced_by_ours() {
     let lab = Lab::new();
     lab.remote.run("ip tuntap add dev tun3 mode tun vnet_hdr");
     let offload = "import fcntl, os, struct\n\
@@ -192,7 +192,7 @@ fn offloads_that_an_earlier_program_left_on_are_switched_off() {
     python(&lab.remote, offload);
     assert!(lab.remote.run("ethtool -k tun3").contains("tcp-segmentation-offload: on"), "the mask outlives its setter");
 
-    let _server = server(&lab.remote, "-i tun3 -s --address 192.168.0.2/24");
+    let _server = server(&lab.remote, "-i tun3 -s --offload off --address 192.168.0.2/24");
     assert!(lab.remote.run("ethtool -k tun3").contains("tcp-segmentation-offload: off"));
     let client = simpletun(&lab.local, "-i t1 -c 10.86.43.52 --address 192.168.0.1/24");
     client.wait_for(line::UP);

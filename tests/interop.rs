@@ -76,7 +76,7 @@ fn a_client_sends_nothing_of_its_own_on_tcp() {
 fn a_client_sends_nothing_of_its_own_on_udp() {
     let lab = Lab::quiet();
     let peer = Datagrams::bind("10.86.43.51:55555");
-    let client = simpletun(&lab.remote, "-i tun3 -c 10.86.43.51 --udp --address 192.168.0.2/24");
+    let client = simpletun(&lab.remote, "-i tun3 -c 10.86.43.51 --udp --mtu 1500 --address 192.168.0.2/24");
     client.wait_for(line::DEVICE);
     lab.remote.wait_for_device("tun3");
     assert_eq!(peer.receive(Duration::from_secs(3)), None, "nothing but traffic is sent");
@@ -109,7 +109,7 @@ fn a_quicktun_peer_is_connected_to() {
     let lab = Lab::new();
     let _quicktun = quicktun(&lab.local, 3000, "REMOTE_PORT=3001");
     let client =
-        simpletun(&lab.remote, "-i tun3 -c 10.86.43.51:3000 --bind 10.86.43.52:3001 --udp --address 192.168.0.2/24");
+        simpletun(&lab.remote, "-i tun3 -c 10.86.43.51:3000 --bind 10.86.43.52:3001 --udp --mtu 1500 --address 192.168.0.2/24");
     client.wait_for(line::DEVICE);
     lab.remote.wait_for_device("tun3");
     carries(&lab);
@@ -119,7 +119,7 @@ fn a_quicktun_peer_is_connected_to() {
 #[test]
 fn a_quicktun_peer_is_served() {
     let lab = Lab::new();
-    let server = server(&lab.remote, "-i tun3 -s --udp -p 3001 --remote 10.86.43.51:3000 --address 192.168.0.2/24");
+    let server = server(&lab.remote, "-i tun3 -s --udp -p 3001 --remote 10.86.43.51:3000 --mtu 1500 --address 192.168.0.2/24");
     let _quicktun = quicktun(&lab.local, 3000, "REMOTE_PORT=3001");
     carries(&lab);
     server.wait_for(line::UP);
@@ -130,7 +130,7 @@ fn a_quicktun_peer_is_served() {
 fn a_server_with_a_known_remote_speaks_first_over_udp() {
     let lab = Lab::quiet();
     let peer = Datagrams::bind("10.86.43.51:3000");
-    let _server = server(&lab.remote, "-i tun3 -s --udp --remote 10.86.43.51:3000 --address 192.168.0.2/24");
+    let _server = server(&lab.remote, "-i tun3 -s --udp --remote 10.86.43.51:3000 --mtu 1500 --address 192.168.0.2/24");
     let _ping = lab.remote.start("ping -i 0.2 192.168.0.1");
     peer.answer_first_sender().echo(NEAR, FAR, 1);
 }
@@ -178,7 +178,7 @@ fn original_with_device(ns: &Ns, mode: &str, args: &str, address: &str) -> Daemo
 fn socat_server(kind: &str, flag: &str) {
     let lab = Lab::new();
     let _socat = socat(&lab.local, kind, "UDP4-LISTEN:55555");
-    let client = simpletun(&lab.remote, &format!("-i {kind}3 {flag} -c {LOCAL} --udp --address {FAR}/24"));
+    let client = simpletun(&lab.remote, &format!("-i {kind}3 {flag} -c {LOCAL} --udp --mtu 1500 --address {FAR}/24"));
     client.wait_for(line::DEVICE);
     lab.remote.wait_for_device(&format!("{kind}3"));
     // Our end speaks first: socat has no peer before.
@@ -189,7 +189,7 @@ fn socat_server(kind: &str, flag: &str) {
 
 fn socat_client(kind: &str, flag: &str) {
     let lab = Lab::new();
-    let server = server(&lab.remote, &format!("-i {kind}3 {flag} -s --udp --address {FAR}/24"));
+    let server = server(&lab.remote, &format!("-i {kind}3 {flag} -s --udp --mtu 1500 --address {FAR}/24"));
     let _socat = socat(&lab.local, kind, &format!("UDP4-CONNECT:{REMOTE}:55555"));
     carries(&lab);
     server.wait_for(line::UP);

@@ -1,15 +1,15 @@
 //! From the options as typed to the settings as used: one function a kind of value, each with its own sentence
 //! for what can be wrong.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::endpoint::{Endpoint, agree, bind_address, peer_endpoint, port, usable_address};
 use super::{
     Access, Bind, Config, ConfigError, DEFAULT_PORT, DeviceConfig, InterfaceAddress, LinkConfig, LinkLayer,
-    MAX_NAME_LEN, NetworkConfig, Options, Protocol, Role, ServiceLookup, Text,
+    MAX_NAME_LEN, NetworkConfig, Offload, Options, Protocol, Role, ServiceLookup, Text,
 };
 
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(3);
@@ -21,46 +21,6 @@ const MIN_MTU_IPV6: u32 = 1280;
 const MAX_MTU: u32 = 65_535;
 
 const MAX_TX_QUEUE_LEN: u32 = 1_000_000;
-
-/// Longest host name (RFC 1035).
-const MAX_HOST_LEN: usize = 253;
-
-/// A host as it was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Host {
-    /// A literal address.
-    Address(IpAddr),
-    /// A name to look up, or an address with a zone such as `fe80::1%eth0`.
-    Name(String),
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => write!(formatter, "{address}"),
-            Self::Name(name) => formatter.write_str(name),
-        }
-    }
-}
-
-/// A host and the port on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Name or address.
-    pub host: Host,
-    /// Port, never 0.
-    pub port: u16,
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Host::Address(IpAddr::V6(address)) => write!(formatter, "[{address}]:{}", self.port),
-            Host::Name(name) if name.contains(':') => write!(formatter, "[{name}]:{}", self.port),
-            host => write!(formatter, "{host}:{}", self.port),
-        }
-    }
-}
 
 pub(super) fn config(options: &Options, services: ServiceLookup<'_>) -> Result<Config, ConfigError> {
     let name = match &options.interface {
@@ -82,6 +42,7 @@ pub(super) fn config(options: &Options, services: ServiceLookup<'_>) -> Result<C
             persist: options.persist,
             owner: options.owner.as_ref().map(|owner| account("owner", owner)).transpose()?,
             group: options.owner_group.as_ref().map(|group| account("owner-group", group)).transpose()?,
+            offload: offload(options)?,
         },
         network: network(options, kind)?,
         link: link(options, services)?,
@@ -139,9 +100,45 @@ fn link(options: &Options, services: ServiceLookup<'_>) -> Result<LinkConfig, Co
         bind: Bind { address: bind_ip, port: local_port },
         bind_device: options.bind_device.as_ref().map(|name| interface_name("bind-device", &name.0)).transpose()?,
         fwmark: options.fwmark.as_ref().map(mark).transpose()?,
+        congestion: options.congestion.as_ref().map(|name| congestion(name, protocol)).transpose()?,
+        send_buffer: options.sndbuf.as_ref().map(|text| buffer("sndbuf", text)).transpose()?,
+        receive_buffer: options.rcvbuf.as_ref().map(|text| buffer("rcvbuf", text)).transpose()?,
         keepalive,
         down_after,
     })
+}
+
+fn offload(options: &Options) -> Result<Offload, ConfigError> {
+    match options.offload.as_ref().map(|text| text.0.as_str()) {
+        None | Some("auto") => Ok(Offload::Auto),
+        Some("on") => Ok(Offload::On),
+        Some("off") => Ok(Offload::Off),
+        Some(other) => Err(ConfigError::value("offload", other, "it must be auto, on or off")),
+    }
+}
+
+/// `TCP_CA_NAME_MAX` less the terminating zero (`include/net/tcp.h`).
+const MAX_CONGESTION_LEN: usize = 15;
+
+fn congestion(name: &Text, protocol: Protocol) -> Result<String, ConfigError> {
+    let legal = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
+    if protocol == Protocol::Udp {
+        return Err(ConfigError::value(
+            "congestion",
+            &name.0,
+            "UDP has no congestion control; leave it out or use tcp",
+        ));
+    }
+    if name.0.is_empty() || name.0.len() > MAX_CONGESTION_LEN || !name.0.chars().all(legal) {
+        let problem = "this is no name of one; 'sysctl net.ipv4.tcp_available_congestion_control' lists them";
+        return Err(ConfigError::value("congestion", &name.0, problem));
+    }
+    Ok(name.0.clone())
+}
+
+/// Sizes from one datagram to what `SO_SNDBUF` and `SO_RCVBUF` can double.
+fn buffer(option: &'static str, text: &Text) -> Result<usize, ConfigError> {
+    number(option, &text.0, 65_536, 1 << 30).map(|bytes| bytes as usize)
 }
 
 fn reject_server_options(options: &Options) -> Result<(), ConfigError> {
@@ -214,11 +211,10 @@ fn addresses(options: &Options) -> Result<Vec<InterfaceAddress>, ConfigError> {
         options.peer_address.as_ref().map(|text| Ok((&text.0, host_address("peer-address", &text.0)?))).transpose()?;
     let mut addresses = Vec::new();
     for text in &options.address {
-        let (ip, given_len) = match text.0.split_once('/') {
-            Some((ip, len)) => (ip, Some(prefix_len(&text.0, ip, len)?)),
-            None => (text.0.as_str(), None),
-        };
-        let local = host_address("address", ip)?;
+        let (ip, given_len) = text.0.split_once('/').map_or((text.0.as_str(), None), |(ip, len)| (ip, Some(len)));
+        let local = ip.parse::<IpAddr>().map_err(|_| not_an_address("address", &text.0));
+        let local = local.and_then(|local| usable_address("address", &text.0, local))?;
+        let given_len = given_len.map(|len| prefix_len(&text.0, local, len)).transpose()?;
         let mask_len =
             netmask.take_if(|_| local.is_ipv4()).map(|(text, len)| agree_mask(text, len, given_len)).transpose()?;
         let peer = peer.take_if(|(_, peer)| peer.is_ipv4() == local.is_ipv4()).map(|(_, peer)| peer);
@@ -267,17 +263,6 @@ fn agree_mask(text: &str, mask_len: u8, given_len: Option<u8>) -> Result<u8, Con
     }
 }
 
-fn agree(option: &'static str, given: u16, port: u16) -> Result<(), ConfigError> {
-    if given == port {
-        return Ok(());
-    }
-    Err(ConfigError::value(
-        option,
-        given.to_string(),
-        format!("the option port says {port}; keep one of the two ports"),
-    ))
-}
-
 pub(super) fn interface_name(option: &'static str, name: &str) -> Result<String, ConfigError> {
     let problem = if name.len() > MAX_NAME_LEN {
         "the kernel takes at most 15 bytes; choose a shorter name"
@@ -302,126 +287,23 @@ fn account(option: &'static str, text: &Text) -> Result<String, ConfigError> {
     Ok(text.0.clone())
 }
 
-/// Parses `HOST`, `HOST:PORT`, `[V6]`, `[V6]:PORT` and a bare IPv6 address; says whether a port was among it.
-fn peer_endpoint(
-    option: &'static str,
-    text: &str,
-    default_port: Option<u16>,
-    lookup: &dyn Fn(&str) -> Option<u16>,
-) -> Result<(Endpoint, bool), ConfigError> {
-    let (host, port_text) = split_port(option, text)?;
-    let port = port_text.map(|port_text| port(option, text, port_text, lookup)).transpose()?;
-    if let (Some(port), Some(default_port)) = (port, default_port) {
-        agree(option, port, default_port)?;
-    }
-    let host = match host.parse::<IpAddr>() {
-        Ok(address) => Host::Address(usable_address(option, text, address.to_canonical())?),
-        Err(_) => Host::Name(host_name(option, text, host)?),
-    };
-    Ok((Endpoint { host, port: port.or(default_port).unwrap_or(DEFAULT_PORT) }, port.is_some()))
-}
-
-fn split_port<'a>(option: &'static str, text: &'a str) -> Result<(&'a str, Option<&'a str>), ConfigError> {
-    if let Some(rest) = text.strip_prefix('[') {
-        let Some((host, tail)) = rest.split_once(']') else {
-            return Err(ConfigError::value(option, text, "the bracket is not closed; write [ADDRESS]:PORT"));
-        };
-        return match tail.strip_prefix(':') {
-            Some(port) => Ok((host, Some(port))),
-            None if tail.is_empty() => Ok((host, None)),
-            None => Err(ConfigError::value(option, text, "only :PORT may follow the bracket; write [ADDRESS]:PORT")),
-        };
-    }
-    match text.split_once(':') {
-        // More than one colon: an IPv6 address without brackets, which cannot have a port.
-        Some((_, rest)) if rest.contains(':') => Ok((text, None)),
-        Some((host, port)) => Ok((host, Some(port))),
-        None => Ok((text, None)),
-    }
-}
-
-fn host_name(option: &'static str, text: &str, host: &str) -> Result<String, ConfigError> {
-    let legal = |character: char| character.is_alphanumeric() || "-_.:%".contains(character);
-    if host.is_empty() || host.len() > MAX_HOST_LEN || host.starts_with('-') || !host.chars().all(legal) {
-        let problem =
-            "this is neither a host name nor an address; write NAME, NAME:PORT, 192.0.2.1 or [2001:db8::1]:PORT";
-        return Err(ConfigError::value(option, text, problem));
-    }
-    // Digits and dots only: an IPv4 address was meant, and asking a name server for it would only hide the slip.
-    if host.chars().all(|character| character.is_ascii_digit() || character == '.') {
-        return Err(ConfigError::value(option, text, "this is not a valid IPv4 address; write four numbers up to 255"));
-    }
-    if host.contains(':') && !host.contains('%') {
-        return Err(ConfigError::value(
-            option,
-            text,
-            "this is not a valid IPv6 address; write for example [2001:db8::1]:PORT",
-        ));
-    }
-    Ok(host.to_owned())
-}
-
-fn usable_address(option: &'static str, text: &str, address: IpAddr) -> Result<IpAddr, ConfigError> {
-    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-    if address.is_unspecified() || address.is_multicast() || broadcast {
-        return Err(ConfigError::value(option, text, "this is not the address of one host; give a unicast address"));
-    }
-    Ok(address)
-}
-
-fn port(
-    option: &'static str,
-    text: &str,
-    port: &str,
-    lookup: &dyn Fn(&str) -> Option<u16>,
-) -> Result<u16, ConfigError> {
-    let numeric = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-' || byte == b'+');
-    let found = if numeric { port.parse().ok() } else { Some(port).filter(|name| !name.is_empty()).and_then(lookup) };
-    found.filter(|port| *port != 0).ok_or_else(|| {
-        ConfigError::value(
-            option,
-            text,
-            "the port must be a number from 1 to 65535 or a service name from /etc/services",
-        )
-    })
-}
-
-fn bind_address(
-    text: &str,
-    lookup: &dyn Fn(&str) -> Option<u16>,
-) -> Result<(Option<IpAddr>, Option<u16>), ConfigError> {
-    let (host, port_text) = split_port("bind", text)?;
-    let port = port_text.map(|port_text| port("bind", text, port_text, lookup)).transpose()?;
-    match host.parse::<IpAddr>() {
-        Ok(address) if address.is_multicast() => Err(ConfigError::value(
-            "bind",
-            text,
-            "a multicast address cannot be a local address; give one of this host's",
-        )),
-        Ok(address) => Ok((Some(address), port)),
-        Err(_) => Err(ConfigError::value(
-            "bind",
-            text,
-            "this is not an IP address; write 192.0.2.1, 192.0.2.1:PORT or [2001:db8::1]:PORT",
-        )),
-    }
-}
-
 fn host_address(option: &'static str, text: &str) -> Result<IpAddr, ConfigError> {
     match text.parse::<IpAddr>() {
         Ok(address) => usable_address(option, text, address),
-        Err(_) => {
-            Err(ConfigError::value(option, text, "this is not an IP address; write for example 192.168.0.1 or fd00::1"))
-        }
+        Err(_) => Err(not_an_address(option, text)),
     }
+}
+
+fn not_an_address(option: &'static str, text: &str) -> ConfigError {
+    ConfigError::value(option, text, "this is not an IP address; write for example 192.168.0.1/24 or fd00::1/64")
 }
 
 fn max_prefix_len(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-fn prefix_len(text: &str, ip: &str, len: &str) -> Result<u8, ConfigError> {
-    let max = max_prefix_len(host_address("address", ip)?);
+fn prefix_len(text: &str, local: IpAddr, len: &str) -> Result<u8, ConfigError> {
+    let max = max_prefix_len(local);
     match len.parse::<u8>() {
         Ok(len) if (1..=max).contains(&len) => Ok(len),
         _ => Err(ConfigError::value("address", text, format!("the prefix length must be a number from 1 to {max}"))),

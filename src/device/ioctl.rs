@@ -20,6 +20,8 @@ mod raw {
     nix::ioctl_write_int_bad!(set_owner, nix::request_code_write!(b'T', 204, size_of::<c_int>()));
     nix::ioctl_write_int_bad!(set_group, nix::request_code_write!(b'T', 206, size_of::<c_int>()));
     nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, size_of::<c_uint>()));
+    nix::ioctl_write_ptr_bad!(set_header_len, nix::request_code_write!(b'T', 216, size_of::<c_int>()), c_int);
+    nix::ioctl_write_ptr_bad!(set_little_endian, nix::request_code_write!(b'T', 220, size_of::<c_int>()), c_int);
     nix::ioctl_read_bad!(get_interface, nix::request_code_read!(b'T', 210, size_of::<c_uint>()), ifreq);
 }
 
@@ -101,6 +103,21 @@ pub fn set_group(file: &File, gid: u32) -> io::Result<()> {
 pub fn set_offload(file: &File, mask: libc::c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
     unsafe { raw::set_offload(file.as_raw_fd(), mask as libc::c_int) }.map(drop).map_err(io::Error::from)
+}
+
+/// Sets the length of the header in front of each packet, in bytes (`TUNSETVNETHDRSZ`), and its byte order to little
+/// endian (`TUNSETVNETLE`). Both belong to the device and outlive its users.
+///
+/// # Errors
+/// `EINVAL` for a length shorter than the header.
+pub fn set_header(file: &File, len: usize) -> io::Result<()> {
+    let len = libc::c_int::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: TUNSETVNETHDRSZ reads one c_int through a pointer that is valid for the call.
+    unsafe { raw::set_header_len(file.as_raw_fd(), &raw const len) }?;
+    let little_endian: libc::c_int = 1;
+    // SAFETY: TUNSETVNETLE reads one c_int through a pointer that is valid for the call.
+    unsafe { raw::set_little_endian(file.as_raw_fd(), &raw const little_endian) }?;
+    Ok(())
 }
 
 fn empty_request() -> libc::ifreq {

@@ -5,15 +5,18 @@
 //! the interface through netlink stands in [`netchange`], how the kernel is asked in [`ioctl`] and [`netlink`].
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use log::{info, warn};
 use nix::libc;
 
-use crate::config::{DeviceConfig, LinkLayer};
+use crate::config::{DeviceConfig, LinkLayer, Offload};
 use crate::fault::{self, Origin, Severity};
+use crate::offload::merge::MAX_GROUP;
+use crate::offload::split::{Segments, SplitError};
+use crate::offload::{Capabilities, VIRTIO_HEADER_LEN, VirtioHeader};
 
 pub mod holder;
 pub mod ioctl;
@@ -28,8 +31,14 @@ pub use open_error::DeviceError;
 /// The longest packet that the wire can carry, in bytes.
 pub const MAX_PACKET_LEN: usize = u16::MAX as usize;
 
-/// One byte more than the longest packet, so that a longer one is noticed.
-const READ_CAPACITY: usize = MAX_PACKET_LEN + 1;
+/// Room for the header in front of a packet, an Ethernet header, and one byte more than the longest packet, so that a
+/// longer one is noticed.
+const READ_CAPACITY: usize = VIRTIO_HEADER_LEN + 18 + MAX_PACKET_LEN + 1;
+
+/// Offloads that the kernel is asked for (`TUN_F_*` of `include/uapi/linux/if_tun.h`): checksums and TCP, and UDP, which
+/// kernels before 6.2 do not know.
+const OFFLOAD_TCP: u32 = 0x01 | 0x02 | 0x04 | 0x08;
+const OFFLOAD_UDP: u32 = 0x20 | 0x40;
 
 /// What the caller of [`Device::read_each`] wants next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +49,18 @@ pub enum Flow {
     Stop,
 }
 
-/// Why a packet was not written to the device; it is lost and to be counted.
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// The device has it.
+    Written,
+    /// The device takes no super-packets of this kind any more: write the packets one by one.
+    TakeApart,
+    /// It is lost and to be counted.
+    Refused(WriteRefusal),
+}
+
+/// Why a packet was not written to the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteRefusal {
     /// The device is down (`EIO`).
@@ -60,13 +80,17 @@ pub struct Device {
     created: bool,
     buffer: Box<[u8]>,
     readable: bool,
+    /// A virtio header stands in front of every packet.
+    has_header: bool,
+    /// Super-packets that the device takes.
+    capabilities: Capabilities,
 }
 
 impl Device {
     /// Attaches to the device that `config` names, creating it if it does not exist.
     ///
     /// A device with several queues is attached as one of them. An offload mask that an earlier program left on it is
-    /// cleared.
+    /// replaced.
     ///
     /// # Errors
     /// Each errno of the driver as its own sentence with the cure; see [`DeviceError`].
@@ -74,8 +98,14 @@ impl Device {
         let file = ioctl::open_clone_device(ioctl::CLONE_DEVICE).map_err(DeviceError::clone_device)?;
         let existed = Netlink::open().and_then(|mut netlink| netlink.link(&config.name)).is_ok();
         let name = attach(&file, config, existed)?;
-        ioctl::set_offload(&file, 0).map_err(|source| DeviceError::attached(&name, "set the offloads of", source))?;
-        let device = Self { created: !existed, ..Self::from_fd(OwnedFd::from(file), &name, config.kind) };
+        let has_header = config.offload != Offload::Off;
+        let capabilities = switch_offload(&file, has_header)
+            .map_err(|source| DeviceError::attached(&name, "set the offloads of", source))?;
+        if config.offload == Offload::On && capabilities == Capabilities::NONE {
+            return Err(DeviceError::no_offload(&name));
+        }
+        let mut device = Self::from_fd(OwnedFd::from(file), &name, config.kind);
+        (device.created, device.has_header, device.capabilities) = (!existed, has_header, capabilities);
         if device.created {
             if let Some(uid) = owner {
                 ioctl::set_owner(&device.file, uid)
@@ -92,7 +122,7 @@ impl Device {
             device.persist(true).map_err(|source| DeviceError::attached(&name, "make persistent", source))?;
         }
         let action = if device.created { "created" } else { "attached to existing" };
-        info!("{action} device {name} ({})", config.kind);
+        info!("{action} device {name} ({}), offload {capabilities}", config.kind);
         Ok(device)
     }
 
@@ -106,7 +136,14 @@ impl Device {
             created: false,
             buffer: vec![0; READ_CAPACITY].into_boxed_slice(),
             readable: true,
+            has_header: false,
+            capabilities: Capabilities::NONE,
         }
+    }
+
+    /// The kinds of super-packet that the device takes now.
+    pub fn capabilities(&self) -> Capabilities {
+        self.capabilities
     }
 
     /// The interface's real name (pytun: `name`).
@@ -134,17 +171,24 @@ impl Device {
         self.readable = true;
     }
 
-    /// Reads up to `budget` packets and hands each to `each`; a packet longer than [`MAX_PACKET_LEN`] is handed out
-    /// with its excess cut, longer than the wire allows.
+    /// Reads up to `budget` packets or super-packets and hands each to `each`, ready to be taken segment by segment. A
+    /// packet longer than [`MAX_PACKET_LEN`] is handed out with its excess cut, longer than the wire allows.
     ///
     /// # Errors
     /// Only what ends the device: it was deleted, or the other end of a socket pair was closed.
-    pub fn read_each(&mut self, budget: usize, each: &mut dyn FnMut(&[u8]) -> Flow) -> io::Result<()> {
+    pub fn read_each(
+        &mut self,
+        budget: usize,
+        each: &mut dyn FnMut(Result<Segments<'_>, SplitError>) -> Flow,
+    ) -> io::Result<()> {
         for _ in 0..budget {
             match (&self.file).read(&mut self.buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
-                    if each(&self.buffer[..len]) == Flow::Stop {
+                    let packet = self.buffer.get_mut(..len).unwrap_or_default();
+                    let segments =
+                        if self.has_header { segments(packet, self.kind) } else { Ok(Segments::whole(packet)) };
+                    if each(segments) == Flow::Stop {
                         return Ok(());
                     }
                 }
@@ -161,32 +205,48 @@ impl Device {
         Ok(())
     }
 
-    /// Writes one packet to the device.
+    /// Writes a packet, or a super-packet as `header` describes it, that consists of `parts`.
+    ///
+    /// A super-packet that the kernel does not take switches its kind off, with one line in the log.
     ///
     /// # Errors
-    /// `Ok(Err(refusal))` if the packet is lost; the outer error only if the device has ended.
-    pub fn queue(&mut self, packet: &[u8]) -> io::Result<Result<(), WriteRefusal>> {
+    /// The device has ended.
+    pub fn write_parts(&mut self, header: &VirtioHeader, parts: &[IoSlice<'_>]) -> io::Result<WriteOutcome> {
+        let header_bytes = header.to_bytes();
+        let mut all = [IoSlice::new(&[]); MAX_GROUP + 1];
+        all[0] = IoSlice::new(&header_bytes);
+        let count = parts.len().min(MAX_GROUP);
+        all[1..=count].copy_from_slice(&parts[..count]);
+        let slices = if self.has_header { &all[..=count] } else { &all[1..=count] };
         loop {
-            let Err(error) = (&self.file).write(packet) else { return Ok(Ok(())) };
-            return match fault::sort(&error, Origin::Device) {
+            let Err(error) = (&self.file).write_vectored(slices) else { return Ok(WriteOutcome::Written) };
+            let refusal = match fault::sort(&error, Origin::Device) {
                 Severity::Retry => continue,
-                Severity::Link | Severity::Fatal => Err(error),
-                Severity::WouldBlock => Ok(Err(WriteRefusal::Full)),
-                Severity::Transient => Ok(Err(match error.raw_os_error() {
+                Severity::Link | Severity::Fatal => return Err(error),
+                Severity::WouldBlock => WriteRefusal::Full,
+                Severity::Transient => match error.raw_os_error() {
                     Some(libc::EIO) => WriteRefusal::Down,
                     Some(libc::EINVAL | libc::EMSGSIZE) => WriteRefusal::Invalid,
                     _ => WriteRefusal::Full,
-                })),
+                },
             };
+            return Ok(match header.segmentation {
+                Some(segmentation) if refusal == WriteRefusal::Invalid => {
+                    self.capabilities.remove(segmentation);
+                    info!("The device {} refuses super-packets: offload {} from here on", self.name, self.capabilities);
+                    WriteOutcome::TakeApart
+                }
+                _ => WriteOutcome::Refused(refusal),
+            });
         }
     }
 
-    /// Reads one packet into `buffer` and returns its length (pytun: `read`).
+    /// Reads one packet into `buffer` and returns its length (pytun: `read`), on a device without offload.
     ///
     /// # Errors
-    /// Those of read(2) on the device; `EAGAIN` if there is no packet.
+    /// Those of read(2) on the device, `EAGAIN` if there is no packet; `Unsupported` if super-packets may come.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.file).read(buffer)
+        if self.has_header { Err(io::ErrorKind::Unsupported.into()) } else { (&self.file).read(buffer) }
     }
 
     /// Writes one packet (pytun: `write`).
@@ -194,7 +254,10 @@ impl Device {
     /// # Errors
     /// Those of write(2) on the device: `EIO` while it is down, `EINVAL` for what is no packet.
     pub fn write(&mut self, packet: &[u8]) -> io::Result<usize> {
-        (&self.file).write(packet)
+        let header = VirtioHeader::default().to_bytes();
+        let parts = [IoSlice::new(&header), IoSlice::new(packet)];
+        let len = (&self.file).write_vectored(if self.has_header { &parts } else { &parts[1..] })?;
+        Ok(len.min(packet.len()))
     }
 
     /// Makes the device outlive this descriptor, or not (pytun: `persist`).
@@ -300,13 +363,50 @@ impl AsRawFd for Device {
     }
 }
 
+/// What stays of the device may be attached to by a program that does not expect super-packets.
+impl Drop for Device {
+    fn drop(&mut self) {
+        if self.has_header {
+            // A device that is gone needs nothing.
+            let _ = ioctl::set_offload(&self.file, 0);
+        }
+    }
+}
+
+/// A packet behind its virtio header.
+fn segments(bytes: &mut [u8], kind: LinkLayer) -> Result<Segments<'_>, SplitError> {
+    let (header, packet) = bytes.split_first_chunk_mut::<VIRTIO_HEADER_LEN>().ok_or(SplitError::Malformed)?;
+    let header = VirtioHeader::parse(header).map_err(|_| SplitError::Malformed)?;
+    Segments::new(&header, packet, kind)
+}
+
+/// Asks for the offloads that the kernel has, and clears what an earlier program has asked for otherwise: the mask and
+/// the header's form belong to the device and outlive their user.
+fn switch_offload(file: &File, wanted: bool) -> io::Result<Capabilities> {
+    if !wanted {
+        ioctl::set_offload(file, 0)?;
+        return Ok(Capabilities::NONE);
+    }
+    ioctl::set_header(file, VIRTIO_HEADER_LEN)?;
+    let tcp = Capabilities { tcp_v4: true, tcp_v6: true, udp: false };
+    if ioctl::set_offload(file, OFFLOAD_TCP | OFFLOAD_UDP).is_ok() {
+        return Ok(Capabilities { udp: true, ..tcp });
+    }
+    if ioctl::set_offload(file, OFFLOAD_TCP).is_ok() {
+        return Ok(tcp);
+    }
+    ioctl::set_offload(file, 0)?;
+    Ok(Capabilities::NONE)
+}
+
 /// Issues TUNSETIFF with the flags that fit: a new device exclusively, an existing one with its queue flag.
 fn attach(file: &File, config: &DeviceConfig, existed: bool) -> Result<String, DeviceError> {
     let kind = match config.kind {
         LinkLayer::Tun => libc::IFF_TUN,
         LinkLayer::Tap => libc::IFF_TAP,
     };
-    let base = kind | libc::IFF_NO_PI;
+    let header = if config.offload == Offload::Off { 0 } else { libc::IFF_VNET_HDR };
+    let base = kind | header | libc::IFF_NO_PI;
     let first = if existed { base } else { base | libc::IFF_TUN_EXCL };
     match ioctl::set_interface(file, &config.name, first) {
         Ok(name) => Ok(name),

@@ -37,6 +37,8 @@ pub enum NetChange {
     Mac([u8; 6]),
     /// Packets the transmit queue holds (`IFLA_TXQLEN`).
     TxQueueLen(u32),
+    /// Longest super-packet that the kernel hands to the device, in bytes (`IFLA_GSO_MAX_SIZE`).
+    GsoMaxSize(u32),
     /// An address, with the route to its prefix that the kernel adds by itself.
     Address(AddressSpec),
     /// A route into the device; host bits of the destination are cleared. The device must be up.
@@ -61,6 +63,7 @@ impl fmt::Display for NetChange {
             Self::Mtu(bytes) => write!(f, "MTU {bytes}"),
             Self::Mac(mac) => write!(f, "MAC address {}", Mac(*mac)),
             Self::TxQueueLen(packets) => write!(f, "transmit queue length {packets}"),
+            Self::GsoMaxSize(bytes) => write!(f, "largest super-packet {bytes}"),
             Self::Address(spec) => write!(f, "address {spec}"),
             Self::Route(destination) => write!(f, "route {destination}"),
         }
@@ -135,6 +138,7 @@ enum Undo {
     Mtu(u32),
     Mac([u8; 6]),
     TxQueueLen(u32),
+    GsoMaxSize(u32),
     RemoveAddress(AddressSpec),
     RemoveRoute(IpNet),
 }
@@ -245,6 +249,11 @@ impl NetConfig {
                 self.set_attribute(LinkAttribute::TxQueueLen(*packets))?;
                 Undo::TxQueueLen(link.tx_queue_len)
             }
+            NetChange::GsoMaxSize(bytes) if link.gso_max_size == *bytes => return Ok(None),
+            NetChange::GsoMaxSize(bytes) => {
+                self.set_attribute(LinkAttribute::GsoMaxSize(*bytes))?;
+                Undo::GsoMaxSize(link.gso_max_size)
+            }
             NetChange::Address(spec) => return self.add_address(*spec),
             NetChange::Route(destination) => return self.add_route(*destination),
         };
@@ -294,6 +303,7 @@ impl NetConfig {
             Undo::Mtu(bytes) => self.set_attribute(LinkAttribute::Mtu(*bytes)),
             Undo::Mac(mac) => self.set_mac(*mac, &link),
             Undo::TxQueueLen(packets) => self.set_attribute(LinkAttribute::TxQueueLen(*packets)),
+            Undo::GsoMaxSize(bytes) => self.set_attribute(LinkAttribute::GsoMaxSize(*bytes)),
             Undo::RemoveAddress(spec) => {
                 let message = address_message(self.index, spec);
                 self.netlink.change(RouteNetlinkMessage::DelAddress(message), 0)

@@ -38,6 +38,8 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// Packets the transmit queue holds (`IFLA_TXQLEN`).
     pub tx_queue_len: u32,
+    /// Longest super-packet that the kernel hands to the device, in bytes; 0 if it does not tell.
+    pub gso_max_size: u32,
     /// Administrative state, `IFF_UP`; says nothing about the carrier.
     pub is_up: bool,
     /// `IFLA_INFO_KIND`: `"tun"` for tun and tap alike, absent for physical devices.
@@ -262,6 +264,7 @@ fn link_from(message: &LinkMessage) -> Link {
         mtu: 0,
         mac: None,
         tx_queue_len: 0,
+        gso_max_size: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
         kind: None,
         controller: None,
@@ -272,6 +275,7 @@ fn link_from(message: &LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
             LinkAttribute::TxQueueLen(packets) => link.tx_queue_len = *packets,
+            LinkAttribute::GsoMaxSize(bytes) => link.gso_max_size = *bytes,
             LinkAttribute::Controller(index) => link.controller = Some(*index),
             LinkAttribute::LinkInfo(infos) => link.kind = infos.iter().find_map(kind_from),
             _ => {}

@@ -70,6 +70,13 @@ impl DeviceError {
         Self { text, cause: source }
     }
 
+    /// Offload was insisted on.
+    pub(super) fn no_offload(name: &str) -> Self {
+        let text =
+            format!("The kernel offers no segmentation offload for the device {name}: use --offload auto or off");
+        Self { text, cause: io::ErrorKind::Unsupported.into() }
+    }
+
     /// A property of an attached device cannot be set.
     pub(super) fn attached(name: &str, action: &str, source: io::Error) -> Self {
         Self { text: format!("Cannot {action} the device {name}: {source}"), cause: source }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-use crate::config::{DeviceConfig, LinkLayer};
+use crate::config::{DeviceConfig, LinkLayer, Offload};
 use crate::daemon::{group_id, user_id};
 use crate::device::Device;
 
@@ -100,7 +100,8 @@ impl Rmtun {
 fn device_config(name: &str, kind: Option<DeviceType>) -> Result<DeviceConfig> {
     let by_name = if name.starts_with("tap") { LinkLayer::Tap } else { LinkLayer::Tun };
     let name = crate::config::device_name(name)?;
-    Ok(DeviceConfig { name, kind: kind.map_or(by_name, LinkLayer::from), persist: false, owner: None, group: None })
+    let kind = kind.map_or(by_name, LinkLayer::from);
+    Ok(DeviceConfig { name, kind, persist: false, owner: None, group: None, offload: Offload::Off })
 }
 
 fn print(line: &str) -> Result<()> {

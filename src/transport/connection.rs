@@ -50,9 +50,9 @@ impl Connection {
         self.path
     }
 
-    /// Why the connection has ended, if it has.
+    /// Why the connection has ended, if it has and every message that came before has been handed out.
     pub fn ended(&self) -> Option<DownReason> {
-        self.ended
+        self.ended.filter(|_| !self.decoder.has_frame())
     }
 
     /// True if it was of use: something was received, or it lasted.
@@ -88,29 +88,27 @@ impl Connection {
 
     /// True if a frame is buffered or the socket may have more.
     pub fn can_receive(&self) -> bool {
-        self.ended.is_none() && (self.readable || self.decoder.has_frame())
+        self.decoder.has_frame() || (self.readable && self.ended.is_none())
     }
 
-    /// Hands out up to `budget` messages.
-    pub fn receive_each(&mut self, mut budget: usize, each: &mut dyn FnMut(Path, &mut [u8])) {
-        loop {
-            while let Some(message) = self.decoder.next_frame() {
-                each(self.path, message);
-                budget = budget.saturating_sub(1);
-                if budget == 0 {
-                    return;
-                }
-            }
-            if !self.readable || self.ended.is_some() {
+    /// Hands out up to `budget` messages of what one filling of the buffer has brought.
+    pub fn receive_each<'a>(&'a mut self, budget: usize, each: &mut dyn FnMut(Path, &'a mut [u8])) {
+        if !self.decoder.has_frame() {
+            self.fill();
+        }
+        let path = self.path;
+        self.decoder.take_frames(budget, &mut |message| each(path, message));
+    }
+
+    /// Reads until the socket has no more or the buffer is full.
+    fn fill(&mut self) {
+        while self.readable && self.ended.is_none() {
+            let space = self.decoder.space();
+            if space.is_empty() {
                 return;
             }
-            match self.stream.read(self.decoder.space()) {
-                Ok(0) => {
-                    if self.decoder.is_mid_frame() {
-                        log::debug!("The peer closed the connection in the middle of a frame");
-                    }
-                    self.ended = Some(DownReason::Closed);
-                }
+            match self.stream.read(space) {
+                Ok(0) => self.ended = Some(DownReason::Closed),
                 Ok(len) => {
                     self.decoder.advance(len);
                     self.received_any = true;

@@ -14,10 +14,17 @@ pub const MAX_LEN: usize = u16::MAX as usize;
 /// What a buffer must hold at least so that every legal frame fits.
 const MIN_CAPACITY: usize = HEADER_LEN + MAX_LEN;
 
-/// Capacity of the buffers of a live connection, in bytes: many small frames or a few of the largest.
+/// Capacity of the receive buffer of a live connection, in bytes: many small frames or a few of the largest.
 pub const CAPACITY: usize = 256 * 1024;
 
-const _: () = assert!(CAPACITY >= 2 * MIN_CAPACITY);
+/// Room that is kept for what one read from the device can become: 64 KiB cut into the smallest segments, each with
+/// headers and length.
+const BURST_ROOM: usize = 256 * 1024;
+
+/// Capacity of the send buffer, in bytes.
+const SEND_CAPACITY: usize = CAPACITY + BURST_ROOM;
+
+const _: () = assert!(CAPACITY >= 2 * MIN_CAPACITY && BURST_ROOM >= MIN_CAPACITY);
 
 /// Cuts a byte stream into frames.
 ///
@@ -70,6 +77,19 @@ impl Decoder {
         Some(&mut self.buffer[from..from + len])
     }
 
+    /// Hands out up to `budget` complete frames, which stay where they are for as long as the decoder is not used again.
+    pub fn take_frames<'a>(&'a mut self, budget: usize, each: &mut dyn FnMut(&'a mut [u8])) {
+        let mut rest = &mut self.buffer[self.start..self.end];
+        for _ in 0..budget {
+            let Some(header) = rest.get(..HEADER_LEN) else { return };
+            let end = HEADER_LEN + usize::from(BigEndian::read_u16(header));
+            let Some((frame, behind)) = std::mem::take(&mut rest).split_at_mut_checked(end) else { return };
+            self.start += end;
+            rest = behind;
+            each(&mut frame[HEADER_LEN..]);
+        }
+    }
+
     /// True if [`next_frame`](Self::next_frame) would return a frame.
     pub fn has_frame(&self) -> bool {
         self.complete_len().is_some()
@@ -102,14 +122,14 @@ pub struct Encoder {
 
 impl Default for Encoder {
     fn default() -> Self {
-        Self { buffer: vec![0; CAPACITY].into_boxed_slice(), start: 0, end: 0 }
+        Self { buffer: vec![0; SEND_CAPACITY].into_boxed_slice(), start: 0, end: 0 }
     }
 }
 
 impl Encoder {
-    /// True if a frame of any legal length fits.
+    /// True if whatever one read from the device becomes fits.
     pub fn has_room(&self) -> bool {
-        self.buffer.len() - self.end >= MIN_CAPACITY
+        self.buffer.len() - self.end >= BURST_ROOM
     }
 
     /// True if everything has been written.
@@ -173,6 +193,9 @@ mod tests {
             space[..len].copy_from_slice(&wire[..len]);
             decoder.advance(len);
             wire = &wire[len..];
+            if frames.len() % 2 == 0 {
+                decoder.take_frames(3, &mut |frame| frames.push(frame.to_vec()));
+            }
             while let Some(frame) = decoder.next_frame() {
                 frames.push(frame.to_vec());
             }
@@ -214,7 +237,10 @@ mod tests {
             assert!(encoder.push_with(MAX_LEN, |body| body.fill(1)));
             count += 1;
         }
-        assert_eq!(count, CAPACITY / MIN_CAPACITY);
+        while encoder.push_with(MAX_LEN, |body| body.fill(1)) {
+            count += 1;
+        }
+        assert_eq!(count, SEND_CAPACITY / MIN_CAPACITY);
         assert!(!encoder.push_with(MAX_LEN, |_| panic!("there is no room")));
         let total = encoder.pending().len();
         assert_eq!(total, count * MIN_CAPACITY);

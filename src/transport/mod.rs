@@ -138,8 +138,12 @@ pub trait Transport {
     /// True if a call of [`receive_each`](Self::receive_each) may yield a message.
     fn can_receive(&self) -> bool;
 
-    /// Hands out about `budget` messages at most; a train of datagrams is not interrupted.
-    fn receive_each(&mut self, budget: usize, now: Instant, each: &mut dyn FnMut(Path, &mut [u8]));
+    /// Hands out about `budget` messages at most, of what one call to the kernel has brought; a train of datagrams is not
+    /// interrupted. The messages stay valid until the transport is used again, so that they can be joined in place.
+    fn receive_each<'a>(&'a mut self, budget: usize, now: Instant, each: &mut dyn FnMut(Path, &'a mut [u8]));
+
+    /// Takes note of what [`receive_each`](Self::receive_each) has met, once its messages are no longer needed.
+    fn finish_receive(&mut self, now: Instant);
 
     /// The next thing that has happened to a path.
     #[must_use]

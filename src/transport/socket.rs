@@ -1,9 +1,13 @@
 //! Sockets with the options that every transport sets before it binds or connects.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 
-use socket2::{Domain, Socket, TcpKeepalive, Type};
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::LinkConfig;
 
@@ -39,7 +43,7 @@ pub fn explain(error: &io::Error, text: String) -> io::Error {
 ///
 /// # Errors
 /// Those of setsockopt(2).
-pub fn tune_stream(socket: &socket2::SockRef<'_>, config: &LinkConfig) -> io::Result<()> {
+pub fn tune_stream(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     // Probes once a second until `down_after` is over; the user timeout ends a connection with unacknowledged data
     // after the same time.
@@ -50,22 +54,58 @@ pub fn tune_stream(socket: &socket2::SockRef<'_>, config: &LinkConfig) -> io::Re
         .with_interval(interval)
         .with_retries(u32::try_from(probes).unwrap_or(127));
     socket.set_tcp_keepalive(&keepalive)?;
+    if let Some(name) = &config.congestion {
+        set_congestion(socket, name)?;
+    }
+    set_buffers(socket, config)?;
     socket.set_tcp_user_timeout(Some(config.down_after))
 }
 
-/// The options of a datagram socket: a large receive buffer and no DF bit.
+fn set_congestion(socket: &SockRef<'_>, name: &str) -> io::Result<()> {
+    setsockopt(&**socket, sockopt::TcpCongestion, &OsString::from(name)).map_err(|errno| {
+        let error = io::Error::from(errno);
+        let text = match errno {
+            Errno::ENOENT => format!(
+                "The kernel does not have the congestion control {name} of --congestion: \
+                 'sysctl net.ipv4.tcp_available_congestion_control' lists what it has"
+            ),
+            Errno::EPERM => format!(
+                "The congestion control {name} of --congestion is not allowed here: add it to \
+                 net.ipv4.tcp_allowed_congestion_control, or run as root"
+            ),
+            _ => format!("Cannot use the congestion control {name} of --congestion: {error}"),
+        };
+        explain(&error, text)
+    })
+}
+
+/// Sets the sizes that were asked for, beyond the system's limit where that is allowed.
+fn set_buffers(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> {
+    if let Some(size) = config.receive_buffer
+        && setsockopt(&**socket, sockopt::RcvBufForce, &size).is_err()
+    {
+        socket.set_recv_buffer_size(size)?;
+    }
+    if let Some(size) = config.send_buffer
+        && setsockopt(&**socket, sockopt::SndBufForce, &size).is_err()
+    {
+        socket.set_send_buffer_size(size)?;
+    }
+    Ok(())
+}
+
+/// The options of a datagram socket: large buffers and no DF bit.
 ///
 /// # Errors
 /// Those of setsockopt(2). A buffer smaller than asked for is no error.
-pub fn tune_datagram(socket: &Socket, is_ipv6: bool) -> io::Result<()> {
-    use nix::sys::socket::{setsockopt, sockopt};
-    if setsockopt(socket, sockopt::RcvBufForce, &DATAGRAM_BUFFER).is_err() {
-        socket.set_recv_buffer_size(DATAGRAM_BUFFER)?;
-    }
-    if setsockopt(socket, sockopt::SndBufForce, &DATAGRAM_BUFFER).is_err() {
-        socket.set_send_buffer_size(DATAGRAM_BUFFER)?;
-    }
-    crate::sys::allow_fragmentation(std::os::fd::AsFd::as_fd(socket), is_ipv6)
+pub fn tune_datagram(socket: &Socket, config: &LinkConfig, is_ipv6: bool) -> io::Result<()> {
+    let sizes = LinkConfig {
+        receive_buffer: config.receive_buffer.or(Some(DATAGRAM_BUFFER)),
+        send_buffer: config.send_buffer.or(Some(DATAGRAM_BUFFER)),
+        ..config.clone()
+    };
+    set_buffers(&SockRef::from(socket), &sizes)?;
+    crate::sys::allow_fragmentation(socket.as_fd(), is_ipv6)
 }
 
 /// Binds a listening or datagram server socket to the first candidate that works: an address that was given, else

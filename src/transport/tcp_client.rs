@@ -257,11 +257,14 @@ impl Transport for TcpClient {
         matches!(&self.stage, Stage::Live(connection) if connection.can_receive())
     }
 
-    fn receive_each(&mut self, budget: usize, now: Instant, each: &mut dyn FnMut(Path, &mut [u8])) {
+    fn receive_each<'a>(&'a mut self, budget: usize, _now: Instant, each: &mut dyn FnMut(Path, &'a mut [u8])) {
         if let Stage::Live(connection) = &mut self.stage {
             connection.receive_each(budget, each);
-            self.reap(now);
         }
+    }
+
+    fn finish_receive(&mut self, now: Instant) {
+        self.reap(now);
     }
 
     fn poll_link(&mut self) -> Option<LinkEvent> {

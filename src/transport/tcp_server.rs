@@ -206,11 +206,14 @@ impl Transport for TcpServer {
         self.live.as_ref().is_some_and(|connection| connection.can_receive())
     }
 
-    fn receive_each(&mut self, budget: usize, _now: Instant, each: &mut dyn FnMut(Path, &mut [u8])) {
+    fn receive_each<'a>(&'a mut self, budget: usize, _now: Instant, each: &mut dyn FnMut(Path, &'a mut [u8])) {
         if let Some(connection) = &mut self.live {
             connection.receive_each(budget, each);
-            self.reap();
         }
+    }
+
+    fn finish_receive(&mut self, _now: Instant) {
+        self.reap();
     }
 
     fn poll_link(&mut self) -> Option<LinkEvent> {

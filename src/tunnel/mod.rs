@@ -172,7 +172,7 @@ impl Tunnel {
     ///
     /// # Errors
     /// Why the message is dropped.
-    pub fn open<'a>(&mut self, path: Path, message: &'a mut [u8], now: Instant) -> Result<&'a [u8], Refused> {
+    pub fn open<'a>(&mut self, path: Path, message: &'a mut [u8], now: Instant) -> Result<&'a mut [u8], Refused> {
         let Some(live) = self.live.as_mut().filter(|live| live.path == path) else { return Err(Refused::NotLive) };
         if !live.has_spoken && is_secure_init(message) {
             let path = live.path;

@@ -23,7 +23,7 @@ impl Session {
     }
 
     /// Turns a message into the packet that it carries, in place.
-    pub fn open<'a>(&mut self, message: &'a mut [u8]) -> &'a [u8] {
+    pub fn open<'a>(&mut self, message: &'a mut [u8]) -> &'a mut [u8] {
         match self {
             Self::Plain => message,
         }

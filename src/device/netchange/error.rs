@@ -34,6 +34,9 @@ pub enum NetError {
     /// The length of the transmit queue could not be set.
     #[error("Cannot set the transmit queue length of {device} to {packets}{advice}")]
     TxQueueLen { device: String, packets: u32, advice: String, errno: Errno, source: io::Error },
+    /// The length of super-packets could not be limited.
+    #[error("Cannot limit the super-packets of {device} to {bytes} bytes{advice}")]
+    GsoMaxSize { device: String, bytes: u32, advice: String, errno: Errno, source: io::Error },
     /// The address could not be added.
     #[error("Cannot add address {address} to {device}{advice}")]
     Address { device: String, address: AddressSpec, advice: String, errno: Errno, source: io::Error },
@@ -52,6 +55,7 @@ impl NetError {
             | Self::Mtu { errno, .. }
             | Self::Mac { errno, .. }
             | Self::TxQueueLen { errno, .. }
+            | Self::GsoMaxSize { errno, .. }
             | Self::Address { errno, .. }
             | Self::Route { errno, .. } => *errno,
         }
@@ -84,6 +88,7 @@ impl NetError {
             NetChange::Mtu(mtu) => Self::Mtu { device, mtu, advice, errno, source },
             NetChange::Mac(mac) => Self::Mac { device, mac, advice, errno, source },
             NetChange::TxQueueLen(packets) => Self::TxQueueLen { device, packets, advice, errno, source },
+            NetChange::GsoMaxSize(bytes) => Self::GsoMaxSize { device, bytes, advice, errno, source },
             NetChange::Address(address) => Self::Address { device, address, advice, errno, source },
             NetChange::Route(destination) => Self::Route { device, destination, advice, errno, source },
         }
@@ -166,6 +171,7 @@ fn command(change: &NetChange, device: &str) -> String {
         NetChange::Mtu(bytes) => format!("ip link set dev {device} mtu {bytes}"),
         NetChange::Mac(mac) => format!("ip link set dev {device} address {}", Mac(*mac)),
         NetChange::TxQueueLen(packets) => format!("ip link set dev {device} txqueuelen {packets}"),
+        NetChange::GsoMaxSize(bytes) => format!("ip link set dev {device} gso_max_size {bytes}"),
         NetChange::Address(spec) => format!("ip address add {spec} dev {device}"),
         NetChange::Route(destination) => format!("ip route add {destination} dev {device}"),
     }

@@ -10,7 +10,7 @@ use mio::Registry;
 use mio::event::Event;
 use socket2::Type;
 
-use super::{Channel, SendOutcome, TOKEN, Unanswered, datagrams, path_info};
+use super::{Channel, SendOutcome, TOKEN, Unanswered, each_of_train, path_info};
 use crate::config::{Endpoint, LinkConfig};
 use crate::fault::FaultLog;
 use crate::transport::backoff::Backoff;
@@ -146,7 +146,7 @@ impl UdpClient {
             socket.bind(&local.into())?;
         }
         socket.connect(&target.into())?;
-        Channel::new(socket, target.is_ipv6(), self.registry.try_clone()?)
+        Channel::new(socket, &self.config, target.is_ipv6(), self.registry.try_clone()?)
     }
 
     fn close(&mut self, reason: DownReason) {
@@ -225,22 +225,34 @@ impl Transport for UdpClient {
         self.open.as_ref().is_some_and(|open| open.channel.has_input())
     }
 
-    fn receive_each(&mut self, mut budget: usize, now: Instant, each: &mut dyn FnMut(Path, &mut [u8])) {
-        let Some(open) = &mut self.open else { return };
-        while budget > 0 && open.channel.fill(now, &mut self.faults) {
-            let path = open.path;
-            match open.channel.current() {
+    fn receive_each<'a>(&'a mut self, budget: usize, now: Instant, each: &mut dyn FnMut(Path, &'a mut [u8])) {
+        let Some(open) = self.open.as_mut().filter(|_| budget > 0) else { return };
+        if !open.channel.fill(now, &mut self.faults) {
+            return;
+        }
+        let path = open.path;
+        let Channel { incoming, next, received, .. } = &mut open.channel;
+        let mut handed_out = 0;
+        for datagram in incoming.datagrams(*next, *received) {
+            *next += 1;
+            match datagram {
                 Some((arrival, bytes)) => {
-                    budget = budget.saturating_sub(datagrams(&arrival, bytes, |message| each(path, message)));
-                    (open.heard, open.refused) = (true, false);
-                    self.unanswered.handle_received();
-                    self.backoff.reset();
+                    handed_out += each_of_train(&arrival, bytes, &mut |message| each(path, message));
                 }
                 None => self.counters.truncated += 1,
             }
-            open.channel.advance();
+            if handed_out >= budget {
+                break;
+            }
+        }
+        if handed_out > 0 {
+            (open.heard, open.refused) = (true, false);
+            self.unanswered.handle_received();
+            self.backoff.reset();
         }
     }
+
+    fn finish_receive(&mut self, _now: Instant) {}
 
     fn poll_link(&mut self) -> Option<LinkEvent> {
         self.events.pop_front()

@@ -19,6 +19,7 @@ use socket2::Socket;
 
 use super::connection::canonical;
 use super::{FIRST_TOKEN, TransportCounters};
+use crate::config::LinkConfig;
 use crate::fault::{self, FaultLog, Origin, Severity};
 use crate::sys::{self, Arrival, Departure, ReceiveBatch};
 use crate::tunnel::PathInfo;
@@ -135,8 +136,8 @@ struct Channel {
 
 impl Channel {
     /// Registers a bound or connected socket.
-    fn new(socket: Socket, is_ipv6: bool, registry: Registry) -> io::Result<Self> {
-        super::socket::tune_datagram(&socket, is_ipv6)?;
+    fn new(socket: Socket, config: &LinkConfig, is_ipv6: bool, registry: Registry) -> io::Result<Self> {
+        super::socket::tune_datagram(&socket, config, is_ipv6)?;
         let trains = setsockopt(&socket, sockopt::UdpGroSegment, &true).is_ok();
         registry.register(&mut SourceFd(&socket.as_raw_fd()), TOKEN, Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self {
@@ -329,11 +330,6 @@ impl Channel {
         self.next < self.received
     }
 
-    /// The datagram or train at hand; `None` if the kernel cut it off.
-    fn current(&mut self) -> Option<(Arrival, &mut [u8])> {
-        self.incoming.get(self.next)
-    }
-
     fn advance(&mut self) {
         self.next += 1;
     }
@@ -346,10 +342,11 @@ impl Drop for Channel {
     }
 }
 
-/// The datagrams of a train; a single datagram, even an empty one, is a train of one.
-fn datagrams(arrival: &Arrival, bytes: &mut [u8], mut each: impl FnMut(&mut [u8])) -> usize {
+/// Hands out the datagrams of a train and returns how many there are; a single datagram, even an empty one, is a train
+/// of one.
+fn each_of_train<'a>(arrival: &Arrival, bytes: &'a mut [u8], each: &mut dyn FnMut(&'a mut [u8])) -> usize {
     match arrival.segment {
-        Some(segment) if bytes.len() > segment => bytes.chunks_mut(segment).map(&mut each).count(),
+        Some(segment) if bytes.len() > segment => bytes.chunks_mut(segment).map(each).count(),
         _ => {
             each(bytes);
             1

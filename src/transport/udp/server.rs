@@ -10,7 +10,7 @@ use mio::event::Event;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::Type;
 
-use super::{Channel, SendOutcome, TOKEN, Unanswered, datagrams, path_info};
+use super::{Channel, SendOutcome, TOKEN, Unanswered, each_of_train, path_info};
 use crate::config::LinkConfig;
 use crate::fault::FaultLog;
 use crate::sys::Arrival;
@@ -30,17 +30,29 @@ struct Peer {
     interface: u32,
 }
 
+impl Peer {
+    /// The address that the peer knows us by; the wildcard socket must not choose another.
+    fn source_for_answers(&self) -> Option<IpAddr> {
+        self.local.filter(|local| !local.is_multicast())
+    }
+}
+
 /// The listening side of a UDP link.
 pub struct UdpServer {
     channel: Channel,
     is_ipv6: bool,
+    door: Door,
+    unanswered: Unanswered,
+    events: VecDeque<LinkEvent>,
+}
+
+/// Who the peer is, and who may become it.
+struct Door {
     admission: Admission,
     peer: Option<Peer>,
     /// A source that the tunnel has not decided about; its datagram stays in the channel until then.
     newcomer: Option<Peer>,
-    unanswered: Unanswered,
     paths: u64,
-    events: VecDeque<LinkEvent>,
     faults: FaultLog,
     counters: TransportCounters,
 }
@@ -57,20 +69,22 @@ impl UdpServer {
         } else {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         }
-        let channel = Channel::new(socket, address.is_ipv6(), context.registry)?;
+        let channel = Channel::new(socket, config, address.is_ipv6(), context.registry)?;
         log::info!("listening on {address} transport=udp");
         admission.refresh_remote(now);
         let mut server = Self {
             channel,
             is_ipv6: address.is_ipv6(),
-            admission,
-            peer: None,
-            newcomer: None,
+            door: Door {
+                admission,
+                peer: None,
+                newcomer: None,
+                paths: 0,
+                faults: FaultLog::default(),
+                counters: TransportCounters::default(),
+            },
             unanswered: Unanswered::default(),
-            paths: 0,
             events: VecDeque::new(),
-            faults: FaultLog::default(),
-            counters: TransportCounters::default(),
         };
         server.expect_remote();
         Ok(server)
@@ -78,27 +92,21 @@ impl UdpServer {
 
     /// Makes the host of `--remote` the peer before it has spoken, or follows its name to another address.
     fn expect_remote(&mut self) {
-        let known = self.admission.remote();
-        let current = self.peer.map(|peer| canonical(peer.address).ip());
+        let known = self.door.admission.remote();
+        let current = self.door.peer.map(|peer| canonical(peer.address).ip());
         if current.is_some_and(|ip| known.iter().any(|remote| canonical(*remote).ip() == ip)) {
             return;
         }
         let usable = |remote: &&SocketAddr| self.is_ipv6 || canonical(**remote).is_ipv4();
         let Some(remote) = known.iter().find(usable).copied() else { return };
-        if let Some(old) = self.peer.take() {
+        if let Some(old) = self.door.peer.take() {
             let reason = DownReason::AddressChanged;
             self.events.push_back(LinkEvent::Down { path: old.path, reason, retry: None });
         }
-        let path = self.new_path();
+        let path = self.door.new_path();
         let address = self.socket_form(remote);
         self.set_peer(Peer { path, address, local: None, interface: 0 });
         self.events.push_back(LinkEvent::Up(path, path_info(remote)));
-    }
-
-    fn new_path(&mut self) -> Path {
-        self.paths += 1;
-        self.counters.paths += 1;
-        Path(self.paths)
     }
 
     /// An IPv4 address as an IPv6 socket wants it.
@@ -111,9 +119,8 @@ impl UdpServer {
 
     fn set_peer(&mut self, peer: Peer) {
         self.channel.to = Some(peer.address);
-        // A socket bound to one address needs no choice; the wildcard's must follow the peer.
-        self.channel.from = peer.local.filter(|local| !local.is_multicast());
-        self.peer = Some(peer);
+        self.channel.from = peer.source_for_answers();
+        self.door.peer = Some(peer);
         self.unanswered = Unanswered::default();
     }
 
@@ -125,14 +132,31 @@ impl UdpServer {
             SendOutcome::Broken => self.channel.from = None,
         }
     }
+}
 
-    /// Decides whether a datagram is the peer's. A source that may become the peer is announced and waits.
-    fn sort_source(&mut self, arrival: &Arrival, now: Instant) -> Source {
+/// Whose datagram it is.
+enum Source {
+    /// The peer's; the second value is true if the way it comes by has changed.
+    Peer(Path, bool),
+    /// Of a source that may become the peer and was not known before.
+    Newcomer,
+    Refused,
+}
+
+impl Door {
+    fn new_path(&mut self) -> Path {
+        self.paths += 1;
+        self.counters.paths += 1;
+        Path(self.paths)
+    }
+
+    /// Decides whether a datagram is the peer's. A source that may become the peer is kept as the newcomer.
+    fn sort(&mut self, arrival: &Arrival, now: Instant) -> Source {
         if let Some(peer) = &self.peer
             && peer.address == arrival.source
             && peer.interface == arrival.interface
         {
-            return Source::Peer(peer.path);
+            return Source::Peer(peer.path, false);
         }
         let source = canonical(arrival.source);
         if let Err(refusal) = self.admission.check(source, Some(arrival.interface), now) {
@@ -143,29 +167,20 @@ impl UdpServer {
         if let Some(peer) = self.peer.as_mut().filter(|peer| peer.address == arrival.source) {
             // Its route has changed, or it has spoken for the first time.
             (peer.local, peer.interface) = (arrival.local, arrival.interface);
-            let (path, local) = (peer.path, arrival.local);
-            self.channel.from = local.filter(|local| !local.is_multicast());
-            return Source::Peer(path);
+            return Source::Peer(peer.path, true);
         }
         let path = self.new_path();
         self.newcomer =
             Some(Peer { path, address: arrival.source, local: arrival.local, interface: arrival.interface });
-        self.events.push_back(LinkEvent::Up(path, path_info(source)));
         Source::Newcomer
     }
-}
-
-enum Source {
-    Peer(Path),
-    Newcomer,
-    Refused,
 }
 
 impl Transport for UdpServer {
     fn handle_event(&mut self, event: &Event, now: Instant) {
         match event.token() {
             RESOLVER_TOKEN => {
-                self.admission.handle_answer();
+                self.door.admission.handle_answer();
                 self.expect_remote();
             }
             TOKEN => {
@@ -177,93 +192,109 @@ impl Transport for UdpServer {
     }
 
     fn adopt(&mut self, path: Path, now: Instant) {
-        if let Some(newcomer) = self.newcomer.take_if(|newcomer| newcomer.path == path) {
+        if let Some(newcomer) = self.door.newcomer.take_if(|newcomer| newcomer.path == path) {
             self.flush(now);
             self.set_peer(newcomer);
         }
     }
 
     fn reject(&mut self, path: Path, _why: Rejection, _now: Instant) {
-        if self.newcomer.take_if(|newcomer| newcomer.path == path).is_some() {
-            self.counters.strangers += 1;
+        if self.door.newcomer.take_if(|newcomer| newcomer.path == path).is_some() {
+            self.door.counters.strangers += 1;
             self.channel.advance();
         }
-        if self.peer.take_if(|peer| peer.path == path).is_some() {
+        if self.door.peer.take_if(|peer| peer.path == path).is_some() {
             self.channel.to = None;
             self.channel.outgoing.clear();
         }
     }
 
     fn reconnect(&mut self, now: Instant) {
-        if let Some(peer) = self.peer.take() {
+        if let Some(peer) = self.door.peer.take() {
             let reason = DownReason::Requested;
             self.events.push_back(LinkEvent::Down { path: peer.path, reason, retry: None });
         }
         self.channel.outgoing.clear();
-        self.admission.refresh_remote(now);
+        self.door.admission.refresh_remote(now);
         self.expect_remote();
     }
 
     fn can_send(&self) -> bool {
-        self.peer.is_some() && self.channel.can_send()
+        self.door.peer.is_some() && self.channel.can_send()
     }
 
     fn send_with(&mut self, len: usize, now: Instant, fill: &mut dyn FnMut(&mut [u8])) -> bool {
-        if self.peer.is_none() {
+        if self.door.peer.is_none() {
             return false;
         }
-        let (taken, outcome) = self.channel.send_with(len, now, &mut self.faults, &mut self.counters, fill);
+        let (taken, outcome) = self.channel.send_with(len, now, &mut self.door.faults, &mut self.door.counters, fill);
         self.handle_outcome(outcome, now);
         taken
     }
 
     fn flush(&mut self, now: Instant) {
-        let outcome = self.channel.flush(now, &mut self.faults, &mut self.counters);
+        let outcome = self.channel.flush(now, &mut self.door.faults, &mut self.door.counters);
         self.handle_outcome(outcome, now);
     }
 
     fn can_receive(&self) -> bool {
-        self.newcomer.is_none() && self.channel.has_input()
+        self.door.newcomer.is_none() && self.channel.has_input()
     }
 
-    fn receive_each(&mut self, mut budget: usize, now: Instant, each: &mut dyn FnMut(Path, &mut [u8])) {
-        while budget > 0 && self.newcomer.is_none() && self.channel.fill(now, &mut self.faults) {
-            budget -= 1;
-            let Some((arrival, _)) = self.channel.current() else {
-                self.counters.truncated += 1;
-                self.channel.advance();
+    fn receive_each<'a>(&'a mut self, budget: usize, now: Instant, each: &mut dyn FnMut(Path, &'a mut [u8])) {
+        let Self { channel, door, unanswered, events, .. } = self;
+        if door.newcomer.is_some() || !channel.fill(now, &mut door.faults) {
+            return;
+        }
+        let mut handed_out = 0;
+        let mut way_changed = false;
+        for datagram in channel.incoming.datagrams(channel.next, channel.received) {
+            if handed_out >= budget {
+                break;
+            }
+            let Some((arrival, bytes)) = datagram else {
+                door.counters.truncated += 1;
+                channel.next += 1;
                 continue;
             };
-            match self.sort_source(&arrival, now) {
-                Source::Peer(path) => {
-                    if let Some((arrival, bytes)) = self.channel.current() {
-                        budget = budget.saturating_sub(datagrams(&arrival, bytes, |message| each(path, message)));
-                    }
-                    self.unanswered.handle_received();
-                    self.channel.advance();
+            match door.sort(&arrival, now) {
+                Source::Peer(path, changed) => {
+                    way_changed |= changed;
+                    unanswered.handle_received();
+                    handed_out += each_of_train(&arrival, bytes, &mut |message| each(path, message));
                 }
-                Source::Refused => self.channel.advance(),
-                Source::Newcomer => {}
+                Source::Refused => {}
+                Source::Newcomer => {
+                    let info = path_info(arrival.source);
+                    events.extend(door.newcomer.map(|newcomer| LinkEvent::Up(newcomer.path, info)));
+                    break;
+                }
             }
+            channel.next += 1;
+        }
+        if way_changed {
+            channel.from = door.peer.and_then(|peer| peer.source_for_answers());
         }
     }
+
+    fn finish_receive(&mut self, _now: Instant) {}
 
     fn poll_link(&mut self) -> Option<LinkEvent> {
         self.events.pop_front()
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.unanswered.check_at.filter(|_| self.admission.follows_name())
+        self.unanswered.check_at.filter(|_| self.door.admission.follows_name())
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        if self.admission.follows_name() && self.unanswered.handle_timeout(now) {
-            self.admission.refresh_remote(now);
+        if self.door.admission.follows_name() && self.unanswered.handle_timeout(now) {
+            self.door.admission.refresh_remote(now);
             self.expect_remote();
         }
     }
 
     fn counters(&self) -> TransportCounters {
-        self.counters
+        self.door.counters
     }
 }
