@@ -1,11 +1,13 @@
 //! The command line: the original's flags unchanged, the new ones with long names, and the tool subcommands.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::config::Options;
+use crate::tools::relatives::{self, OpenVpn, Tunctl};
 
 /// What was asked for on the command line.
 #[derive(Debug, Parser)]
@@ -76,12 +78,43 @@ impl Cli {
     pub fn from_arguments<I, T>(arguments: I) -> Result<Self, Refusal>
     where
         I: IntoIterator<Item = T>,
-        T: Into<std::ffi::OsString> + Clone,
+        T: Into<OsString> + Clone,
     {
-        Self::try_parse_from(arguments).map_err(|error| match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refusal::Print(error.render().to_string()),
-            _ => Refusal::Usage(sentence(&error)),
-        })
+        Self::try_parse_from(arguments).map_err(|error| refusal(&error))
+    }
+}
+
+/// What the program is to do.
+#[derive(Debug)]
+pub enum Request {
+    /// The tunnel, or a tool by its name.
+    Own(Box<Cli>),
+    /// The program was called by the name tunctl.
+    Tunctl(Tunctl),
+    /// The arguments are those of openvpn for making a device.
+    OpenVpn(OpenVpn),
+}
+
+impl Request {
+    /// Parses the arguments, in whichever of the forms they are.
+    ///
+    /// # Errors
+    /// As [`Cli::from_arguments`].
+    pub fn from_arguments(arguments: &[OsString]) -> Result<Self, Refusal> {
+        if relatives::is_tunctl(arguments.first()) {
+            return Tunctl::try_parse_from(arguments).map(Self::Tunctl).map_err(|error| refusal(&error));
+        }
+        if relatives::is_openvpn(arguments) {
+            return OpenVpn::try_parse_from(arguments).map(Self::OpenVpn).map_err(|error| refusal(&error));
+        }
+        Cli::from_arguments(arguments).map(|cli| Self::Own(Box::new(cli)))
+    }
+}
+
+fn refusal(error: &clap::Error) -> Refusal {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refusal::Print(error.render().to_string()),
+        _ => Refusal::Usage(sentence(error)),
     }
 }
 

@@ -1,10 +1,11 @@
 //! The program: arguments, logger, exit status.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use simpletun::cli::{Cli, Refusal, Tool};
+use simpletun::cli::{Cli, Refusal, Request, Tool};
 use simpletun::config::{Config, ConfigError, Options};
 use simpletun::logging::{self, Verbosity};
 use simpletun::{daemon, transport};
@@ -26,15 +27,20 @@ impl From<Exit> for ExitCode {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::from_arguments(std::env::args_os()) {
-        Ok(cli) => cli,
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let request = match Request::from_arguments(&arguments) {
+        Ok(request) => request,
         Err(Refusal::Print(text)) => return print(&text).into(),
         Err(Refusal::Usage(sentence)) => return complain(&sentence, Exit::Usage).into(),
     };
-    let result = match &cli.tool {
-        Some(Tool::Mktun(mktun)) => mktun.run(),
-        Some(Tool::Rmtun(rmtun)) => rmtun.run(),
-        None => tunnel(&cli),
+    let result = match &request {
+        Request::Tunctl(tunctl) => tunctl.run(),
+        Request::OpenVpn(openvpn) => openvpn.run(),
+        Request::Own(cli) => match &cli.tool {
+            Some(Tool::Mktun(mktun)) => mktun.run(),
+            Some(Tool::Rmtun(rmtun)) => rmtun.run(),
+            None => tunnel(cli),
+        },
     };
     match result {
         Ok(()) => Exit::Success.into(),

@@ -154,6 +154,50 @@ fn mktun_and_rmtun_say_what_tunctl_says() {
     }
 }
 
+/// Called by its name, the program takes tunctl's options and says what it says.
+#[test]
+fn called_as_tunctl_it_is_tunctl() {
+    let lab = Lab::new();
+    lab.remote.run(&format!("ln -s {} /run/tunctl", env!("CARGO_BIN_EXE_simpletun")));
+    let tunctl = |args: &str| lab.remote.run(&format!("/run/tunctl {args}"));
+    for (args, said) in [
+        ("", "Set 'tap0' persistent and owned by uid 0\n"),
+        ("-b -u nobody", "tap1\n"),
+        ("-t tap7 -u 65534 -g 65533", "Set 'tap7' persistent and owned by uid 65534 gid 65533\n"),
+        ("-t tun7 -n -g 65533 -f /dev/net/tun", "Set 'tun7' persistent and owned by gid 65533\n"),
+    ] {
+        assert_eq!(tunctl(args), said, "{args}");
+    }
+    let list = lab.remote.run("ip tuntap list");
+    for device in
+        ["tap1: tap persist user 65534", "tap7: tap persist user 65534 group 65533", "tun7: tun persist group 65533"]
+    {
+        assert!(list.contains(device), "{device} in {list}");
+    }
+    for device in ["tap0", "tap1", "tap7", "tun7"] {
+        assert_eq!(tunctl(&format!("-d {device}")), format!("Set '{device}' nonpersistent\n"));
+        assert!(!lab.remote.has_device(device));
+    }
+    let refused = lab.remote.try_run("/run/tunctl -u no-such-user");
+    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(String::from_utf8_lossy(&refused.stderr), "'no-such-user' is neither a username nor a numeric uid.\n");
+}
+
+#[test]
+fn the_openvpn_form_makes_and_removes_devices() {
+    let lab = Lab::new();
+    let tool = |args: &str| lab.remote.run(&format!("{} {args}", env!("CARGO_BIN_EXE_simpletun")));
+    let on = "TUN/TAP device tun77 opened\nPersist state set to: ON\n";
+    assert_eq!(tool("--mktun --dev tun77 --user nobody"), on);
+    assert!(lab.remote.run("ip tuntap list").contains("tun77: tun persist user 65534"));
+    assert_eq!(tool("--rmtun --dev tun77"), on.replace("ON", "OFF"));
+    assert!(!lab.remote.has_device("tun77"));
+    assert_eq!(tool("--mktun --dev dev8 --dev-type tap"), on.replace("tun77", "dev8"));
+    assert!(lab.remote.run("ip tuntap list").contains("dev8: tap persist"));
+    // Our own form attaches to what either made, whatever its name says.
+    assert_eq!(tool("rmtun --dev dev8"), "Set 'dev8' nonpersistent\n");
+}
+
 macro_rules! premade {
     ($($name:ident: $mode:ident $flags:literal;)*) => {
         $(

@@ -108,8 +108,10 @@ fn a_socat_client_on_tap_is_served() {
 fn a_quicktun_peer_is_connected_to() {
     let lab = Lab::new();
     let _quicktun = quicktun(&lab.local, 3000, "REMOTE_PORT=3001");
-    let client =
-        simpletun(&lab.remote, "-i tun3 -c 10.86.43.51:3000 --bind 10.86.43.52:3001 --udp --mtu 1500 --address 192.168.0.2/24");
+    let client = simpletun(
+        &lab.remote,
+        "-i tun3 -c 10.86.43.51:3000 --bind 10.86.43.52:3001 --udp --mtu 1500 --address 192.168.0.2/24",
+    );
     client.wait_for(line::DEVICE);
     lab.remote.wait_for_device("tun3");
     carries(&lab);
@@ -119,7 +121,8 @@ fn a_quicktun_peer_is_connected_to() {
 #[test]
 fn a_quicktun_peer_is_served() {
     let lab = Lab::new();
-    let server = server(&lab.remote, "-i tun3 -s --udp -p 3001 --remote 10.86.43.51:3000 --mtu 1500 --address 192.168.0.2/24");
+    let server =
+        server(&lab.remote, "-i tun3 -s --udp -p 3001 --remote 10.86.43.51:3000 --mtu 1500 --address 192.168.0.2/24");
     let _quicktun = quicktun(&lab.local, 3000, "REMOTE_PORT=3001");
     carries(&lab);
     server.wait_for(line::UP);

@@ -117,6 +117,19 @@ fn the_local_end_of_both_roles_can_be_given() {
     assert_eq!(bind("-i t -c host --bind 192.0.2.1:8 -p 7"), Bind { address, port: 8 });
 }
 
+#[test]
+fn the_mtu_that_fits_a_datagram_follows_the_address_family() {
+    let fitting = |line: &str| config(line).link.fitting_mtu();
+    assert_eq!(fitting("-i t -c 192.0.2.1"), None);
+    assert_eq!(fitting("-i t -U -c 192.0.2.1"), Some(1472));
+    assert_eq!(fitting("-i t -U -c ::ffff:192.0.2.1"), Some(1472));
+    assert_eq!(fitting("-i t -U -c 2001:db8::1"), Some(1452));
+    assert_eq!(fitting("-i t -U -c host"), Some(1452));
+    assert_eq!(fitting("-i t -U -s"), Some(1452));
+    assert_eq!(fitting("-i t -U -s --bind 192.0.2.1"), Some(1472));
+    assert_eq!(fitting("-i t -U -s --remote 192.0.2.1"), Some(1472));
+}
+
 /// Every mistake is one sentence that names the option, the value and the cure.
 #[test]
 fn mistakes_name_option_value_and_cure() {
@@ -173,6 +186,12 @@ fn mistakes_name_option_value_and_cure() {
         ("-i t -s --keepalive 500ms", "keepalive", "500ms"),
         ("-i t -s --down-after 2h", "down-after", "2h"),
         ("-i t -s --keepalive 8s --down-after 10s", "down-after", "10s"),
+        ("-i t -s --offload maybe", "offload", "maybe"),
+        ("-i t -s -U --congestion bbr", "congestion", "bbr"),
+        ("-i t -s --congestion b/r", "congestion", "b/r"),
+        ("-i t -s --congestion averylongname1234", "congestion", "averylongname1234"),
+        ("-i t -s --sndbuf 1", "sndbuf", "1"),
+        ("-i t -s --rcvbuf 4g", "rcvbuf", "4g"),
         ("-i t -s --allow here", "allow", "here"),
         ("-i t -s --allow 10.0.0.1/8", "allow", "10.0.0.1/8"),
         ("-i t -s --remote host --allow any", "remote", "host"),

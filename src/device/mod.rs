@@ -95,7 +95,21 @@ impl Device {
     /// # Errors
     /// Each errno of the driver as its own sentence with the cure; see [`DeviceError`].
     pub fn open(config: &DeviceConfig, owner: Option<u32>, group: Option<u32>) -> Result<Self, DeviceError> {
-        let file = ioctl::open_clone_device(ioctl::CLONE_DEVICE).map_err(DeviceError::clone_device)?;
+        Self::open_at(ioctl::CLONE_DEVICE, config, owner, group)
+    }
+
+    /// As [`open`](Self::open), through another clone device than `/dev/net/tun`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_at(
+        clone_device: &str,
+        config: &DeviceConfig,
+        owner: Option<u32>,
+        group: Option<u32>,
+    ) -> Result<Self, DeviceError> {
+        let file =
+            ioctl::open_clone_device(clone_device).map_err(|source| DeviceError::clone_device(clone_device, source))?;
         let existed = Netlink::open().and_then(|mut netlink| netlink.link(&config.name)).is_ok();
         let name = attach(&file, config, existed)?;
         let has_header = config.offload != Offload::Off;
@@ -107,14 +121,7 @@ impl Device {
         let mut device = Self::from_fd(OwnedFd::from(file), &name, config.kind);
         (device.created, device.has_header, device.capabilities) = (!existed, has_header, capabilities);
         if device.created {
-            if let Some(uid) = owner {
-                ioctl::set_owner(&device.file, uid)
-                    .map_err(|source| DeviceError::attached(&name, "set the owner of", source))?;
-            }
-            if let Some(gid) = group {
-                ioctl::set_group(&device.file, gid)
-                    .map_err(|source| DeviceError::attached(&name, "set the group of", source))?;
-            }
+            device.set_accounts(owner, group)?;
         } else if owner.is_some() || group.is_some() {
             warn!("The device {name} exists already: its owner and group stay as they are");
         }
@@ -124,6 +131,26 @@ impl Device {
         let action = if device.created { "created" } else { "attached to existing" };
         info!("{action} device {name} ({}), offload {capabilities}", config.kind);
         Ok(device)
+    }
+
+    /// Says who may attach to the device from now on.
+    ///
+    /// # Errors
+    /// The user or group does not exist in this user namespace, or the device was deleted.
+    pub fn set_accounts(&self, owner: Option<u32>, group: Option<u32>) -> Result<(), DeviceError> {
+        let error = |action| move |source| DeviceError::attached(&self.name, action, source);
+        if let Some(uid) = owner {
+            ioctl::set_owner(&self.file, uid).map_err(error("set the owner of"))?;
+        }
+        if let Some(gid) = group {
+            ioctl::set_group(&self.file, gid).map_err(error("set the group of"))?;
+        }
+        Ok(())
+    }
+
+    /// The kind of an existing device; `None` if there is none of that name, or it is no tun or tap device.
+    pub fn kind_of(name: &str) -> Option<LinkLayer> {
+        open_error::kind(name)
     }
 
     /// Takes a descriptor that hands out one packet a read and takes one a write: an attached clone device, or one

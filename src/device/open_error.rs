@@ -9,7 +9,7 @@ use std::io;
 use nix::libc;
 
 use crate::config::{DeviceConfig, LinkLayer};
-use crate::device::{holder, ioctl};
+use crate::device::holder;
 
 /// `IFF_TUN` in the `tun_flags` attribute.
 const TUN_FLAG: u32 = 1;
@@ -30,8 +30,7 @@ impl DeviceError {
     }
 
     /// The clone device cannot be opened.
-    pub(super) fn clone_device(source: io::Error) -> Self {
-        let path = ioctl::CLONE_DEVICE;
+    pub(super) fn clone_device(path: &str, source: io::Error) -> Self {
         let text = match source.raw_os_error() {
             Some(libc::ENOENT) => format!(
                 "{path} does not exist: load the driver with 'modprobe tun'; in a container pass the device in \
@@ -90,6 +89,12 @@ pub(super) fn property(name: &str, attribute: &str) -> Option<u32> {
     text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| u32::from_str_radix(hex, 16).ok())
 }
 
+/// The kind of a device by its flags.
+pub(super) fn kind(name: &str) -> Option<LinkLayer> {
+    let flags = property(name, "tun_flags")?;
+    Some(if flags & TUN_FLAG != 0 { LinkLayer::Tun } else { LinkLayer::Tap })
+}
+
 fn not_owner(name: &str) -> String {
     let owner = property(name, "owner").map(|uid| {
         let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
@@ -127,12 +132,12 @@ fn wrong_kind(config: &DeviceConfig) -> String {
              'ip link set dev NAME master {name}'"
         );
     }
-    match (property(name, "tun_flags"), config.kind) {
+    match (kind(name), config.kind) {
         (None, _) => format!("The interface {name} is no tun or tap device: choose another name with --interface"),
-        (Some(flags), LinkLayer::Tap) if flags & TUN_FLAG != 0 => {
+        (Some(LinkLayer::Tun), LinkLayer::Tap) => {
             format!("The device {name} is a tun device: use --tun (-u), or another device for --tap")
         }
-        (Some(flags), LinkLayer::Tun) if flags & TUN_FLAG == 0 => {
+        (Some(LinkLayer::Tap), LinkLayer::Tun) => {
             format!("The device {name} is a tap device: use --tap (-a), or another device for --tun")
         }
         (Some(_), _) => format!("The kernel refuses to attach to the device {name}: remove it and make it again"),

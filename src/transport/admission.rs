@@ -46,7 +46,7 @@ impl Refusal {
             ),
             Self::WrongInterface => format!(
                 "Refused a peer at {source}: its datagrams arrive on another interface than answers would leave by; \
-                 --allow {source} would accept it"
+                 if the paths really differ, --allow {source} accepts it"
             ),
             Self::NotAllowed => {
                 format!(
