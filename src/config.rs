@@ -465,11 +465,10 @@ impl Options {
     pub fn from_toml(text: &str, name: &str) -> Result<Self, ConfigError> {
         let options: Self = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-            ConfigError::Syntax {
-                path: name.to_owned(),
-                line: before.matches('\n').count() + 1,
-                problem: error.message().replace('\n', "; "),
-            }
+            let line = before.matches('\n').count() + 1;
+            let content: String = text.lines().nth(line - 1).unwrap_or_default().trim().chars().take(80).collect();
+            let problem = format!("{}; mend {content:?}", error.message().replace('\n', "; "));
+            ConfigError::Syntax { path: name.to_owned(), line, problem }
         })?;
         if options.security.is_none() {
             let cure = "add security = \"plain\" to say that the link is neither encrypted nor authenticated";

@@ -28,32 +28,35 @@ const GSO_MAX_SIZE: u32 = 60_000;
 /// (a [`ConfigError`]).
 pub fn run(mut config: Config, reread: &dyn Fn() -> Result<Config, ConfigError>) -> Result<()> {
     let (owner, group) = accounts(&config.device)?;
-    let device = Device::open(&config.device, owner, group)?;
+    // Persistence comes last: a start that fails leaves nothing behind.
+    let device = Device::open(&DeviceConfig { persist: false, ..config.device.clone() }, owner, group)?;
     debug!(target: WIRE_LOG, "Successfully connected to interface {}", device.name());
-    let stays = config.device.persist && device.was_created();
-    let vanishes = device.was_created() && !config.device.persist;
+    let created = device.was_created();
     let name = device.name().to_owned();
     let mut network = NetConfig::new(&name).map_err(|source| NetError::lookup(&name, source))?;
-    let result =
-        configure(&mut network, &device, &config).and_then(|()| serve(device, &mut config, &mut network, reread));
-    if stays {
-        network.forget();
-    } else if !vanishes {
+    let result = serve(device, &mut config, &mut network, reread);
+    // What was created has vanished with its configuration, or was made to stay with it.
+    if !created {
         network.undo_all();
     }
     result
 }
 
-/// Opens the link and runs it, again and again as it is reconfigured.
+/// Configures the device, opens the link and runs it, again and again as it is reconfigured.
 fn serve(
     device: Device,
     config: &mut Config,
     network: &mut NetConfig,
     reread: &dyn Fn() -> Result<Config, ConfigError>,
 ) -> Result<()> {
+    // Before anything is changed, so that a signal does not come between a change and its undoing.
     let mut event_loop = EventLoop::new(&device).context("Cannot start the event loop")?;
+    configure(network, &device, config)?;
     let name = device.name().to_owned();
     let transport = transport::open(&config.link, event_loop.context(surroundings())?, event_loop.now())?;
+    if config.device.persist {
+        device.persist(true).with_context(|| format!("Cannot make the device {name} persistent"))?;
+    }
     advise(&device, &config.link);
     let mut relay = Relay::new(device, transport, &config.link, config.debug);
     loop {
@@ -91,6 +94,9 @@ fn reload(
     };
     if new.device != config.device {
         warn!("The device's name, kind, owner and persistence change only with a restart; they stay as they are");
+    }
+    if new.debug != config.debug {
+        warn!("The option debug changes only with a restart; it stays as it is");
     }
     let new = Config { device: config.device.clone(), ..new };
     let created = relay.device_mut().was_created();
@@ -223,6 +229,6 @@ fn device_ended(name: &str, error: io::Error) -> anyhow::Error {
 fn surroundings() -> Surroundings {
     Surroundings {
         connected_subnets: || Netlink::open()?.connected_subnets(),
-        interface_towards: |address| Netlink::open()?.interface_towards(address),
+        interface_towards: |address, mark| Netlink::open()?.interface_towards(address, mark),
     }
 }

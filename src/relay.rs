@@ -117,6 +117,8 @@ impl Relay {
 
     /// Lets time pass for those whose deadline has come.
     pub fn handle_timeout(&mut self, now: Instant) {
+        // A newcomer that has left must not be adopted by a deadline that comes at the same time.
+        self.settle_links(now);
         if self.transport.poll_timeout().is_some_and(|at| at <= now) {
             self.transport.handle_timeout(now);
         }
@@ -139,10 +141,10 @@ impl Relay {
 
     /// Says that the tunnel is down because this end closes it; what remains is to drop the relay.
     pub fn close_link(&mut self, now: Instant) {
-        if let Some(path) = self.tunnel.live_path() {
-            self.ending = Some((DownReason::Requested.word(), None));
-            self.tunnel.link_down(path, now);
-            self.settle_links(now);
+        self.ending = Some((DownReason::Requested.word(), None));
+        self.tunnel.close(now);
+        while let Some(event) = self.tunnel.poll_event() {
+            self.carry_out(event, now);
         }
     }
 
@@ -217,7 +219,10 @@ impl Relay {
             match self.transport.poll_link() {
                 Some(LinkEvent::Up(path, info)) => self.tunnel.link_up(path, info, now),
                 Some(LinkEvent::Down { path, reason, retry }) => {
-                    self.ending = Some((reason.word(), retry));
+                    // A newcomer that leaves says nothing about the peer.
+                    if self.tunnel.live_path() == Some(path) {
+                        self.ending = Some((reason.word(), retry));
+                    }
                     self.tunnel.link_down(path, now);
                 }
                 None => return,
@@ -231,17 +236,24 @@ impl Relay {
             Event::PathRejected(path, why) => self.reject(path, why, now),
             Event::Up(info) => {
                 self.counters.ups += 1;
-                let (name, mtu) = (self.device.name(), self.device.mtu().unwrap_or(0));
-                info!("tunnel up dev={name} peer={} transport={} mtu={mtu}", info.peer, self.protocol);
+                let name = self.device.current_name();
+                let mtu = self.device.mtu().map(|mtu| format!(" mtu={mtu}")).unwrap_or_default();
+                info!("tunnel up dev={name} peer={} transport={}{mtu}", info.peer, self.protocol);
                 if self.is_client {
                     debug!(target: WIRE_LOG, "CLIENT: Connected to server {}", info.peer.ip());
                 } else {
                     debug!(target: WIRE_LOG, "SERVER: Client connected from {}", info.peer.ip());
                 }
             }
-            Event::Down { idle, peer } => {
-                self.has_lost_peer = true;
-                let (reason, retry) = self.ending.take().unwrap_or(("replaced", None));
+            Event::Down { idle, peer, why } => {
+                let (reason, retry) = match why {
+                    Some(Rejection::Replaced) => ("replaced", None),
+                    Some(Rejection::Occupied) => ("occupied", None),
+                    Some(Rejection::WantsSecure) => ("wants-secure", None),
+                    None => self.ending.take().unwrap_or((DownReason::Requested.word(), None)),
+                };
+                // Neither a newcomer in its place nor our own wish means that the peer has left.
+                self.has_lost_peer |= why.is_none() && reason != DownReason::Requested.word();
                 let retry = retry.map(|wait| format!(" retry={}ms", wait.as_millis())).unwrap_or_default();
                 info!("tunnel down reason={reason} idle={}s{retry} peer={peer}", idle.as_secs());
             }

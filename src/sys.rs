@@ -185,10 +185,19 @@ pub fn send(socket: BorrowedFd<'_>, departure: &Departure<'_>) -> io::Result<()>
         header.msg_control = control.bytes.0.as_mut_ptr().cast();
         header.msg_controllen = control.len as _;
     }
-    // SAFETY: every pointer in `header` names a live buffer whose length stands beside it; sendmsg reads them only, so
-    // those made from shared references are not written to.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    loop {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: every pointer in `header` names a live buffer whose length stands beside it; sendmsg reads them only,
+        // so those made from shared references are not written to.
+        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) };
+        if sent >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
 }
 
 /// Lets the IP layer fragment datagrams that are longer than the path's MTU and never sets the DF bit (ip(7) and

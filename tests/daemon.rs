@@ -220,7 +220,7 @@ impl End {
         let thread = thread::spawn(move || {
             let device = Device::from_fd(theirs, "t", config.device.kind);
             let mut event_loop = EventLoop::new(&device)?;
-            let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_| Ok(1) };
+            let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
             let context = event_loop.context(surroundings)?;
             let transport = transport::open(&config.link, context, event_loop.now())?;
             let mut relay = Relay::new(device, transport, &config.link, config.debug);

@@ -224,7 +224,7 @@ impl End {
         let waker = Arc::new(Waker::new(&registry, RESOLVER_TOKEN).expect("a waker"));
         // As if everything were reached through loopback, whose index is 1; the real answers are asked for in the
         // namespaces' tests.
-        let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_| Ok(1) };
+        let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
         let config = Config::new(&options(line), &|_, _| None).expect("a legal configuration");
         let context = Context { registry, waker, surroundings };
         let transport = transport::open(&config.link, context, Instant::now()).expect("an open transport");

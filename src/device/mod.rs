@@ -110,8 +110,7 @@ impl Device {
     ) -> Result<Self, DeviceError> {
         let file =
             ioctl::open_clone_device(clone_device).map_err(|source| DeviceError::clone_device(clone_device, source))?;
-        let existed = Netlink::open().and_then(|mut netlink| netlink.link(&config.name)).is_ok();
-        let name = attach(&file, config, existed)?;
+        let (name, created) = attach(&file, config)?;
         let has_header = config.offload != Offload::Off;
         let capabilities = switch_offload(&file, has_header)
             .map_err(|source| DeviceError::attached(&name, "set the offloads of", source))?;
@@ -119,7 +118,7 @@ impl Device {
             return Err(DeviceError::no_offload(&name));
         }
         let mut device = Self::from_fd(OwnedFd::from(file), &name, config.kind);
-        (device.created, device.has_header, device.capabilities) = (!existed, has_header, capabilities);
+        (device.created, device.has_header, device.capabilities) = (created, has_header, capabilities);
         if device.created {
             device.set_accounts(owner, group)?;
         } else if owner.is_some() || group.is_some() {
@@ -173,9 +172,14 @@ impl Device {
         self.capabilities
     }
 
-    /// The interface's real name (pytun: `name`).
+    /// The name that the interface had when it was opened (pytun: `name`).
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The interface's name now: it may have been renamed since.
+    pub fn current_name(&self) -> String {
+        ioctl::interface(&self.file).map_or_else(|_| self.name.clone(), |(name, _)| name)
     }
 
     /// Whether it carries packets or frames.
@@ -323,7 +327,7 @@ impl Device {
     /// # Errors
     /// `ENODEV` if the device was deleted.
     pub fn mtu(&self) -> io::Result<u32> {
-        Ok(Netlink::open()?.link(&self.name)?.mtu)
+        Ok(Netlink::open()?.link(&self.current_name())?.mtu)
     }
 
     /// Sets the MTU in bytes (pytun: setting `mtu`).
@@ -426,31 +430,30 @@ fn switch_offload(file: &File, wanted: bool) -> io::Result<Capabilities> {
     Ok(Capabilities::NONE)
 }
 
-/// Issues TUNSETIFF with the flags that fit: a new device exclusively, an existing one with its queue flag.
-fn attach(file: &File, config: &DeviceConfig, existed: bool) -> Result<String, DeviceError> {
+/// Issues TUNSETIFF with the flags that fit, and says whether that has made the device: first exclusively, which only a
+/// new one takes, then as an existing one.
+fn attach(file: &File, config: &DeviceConfig) -> Result<(String, bool), DeviceError> {
     let kind = match config.kind {
         LinkLayer::Tun => libc::IFF_TUN,
         LinkLayer::Tap => libc::IFF_TAP,
     };
     let header = if config.offload == Offload::Off { 0 } else { libc::IFF_VNET_HDR };
     let base = kind | header | libc::IFF_NO_PI;
-    let first = if existed { base } else { base | libc::IFF_TUN_EXCL };
-    match ioctl::set_interface(file, &config.name, first) {
-        Ok(name) => Ok(name),
-        // Made by somebody else since we looked: attach to it.
-        Err(error) if !existed && error.raw_os_error() == Some(libc::EBUSY) => attach(file, config, true),
-        // A device with several queues takes only descriptors that know of them (`tun_not_capable` comes later, so
-        // this is no way around its owner).
-        Err(error) if existed && error.raw_os_error() == Some(libc::EINVAL) => {
-            match ioctl::set_interface(file, &config.name, base | libc::IFF_MULTI_QUEUE) {
-                Ok(name) => {
-                    warn_if_open_to_all(&name);
-                    Ok(name)
-                }
-                Err(error) => Err(DeviceError::attach(config, existed, error)),
-            }
+    match ioctl::set_interface(file, &config.name, base | libc::IFF_TUN_EXCL) {
+        Ok(name) => return Ok((name, true)),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+        Err(error) => return Err(DeviceError::attach(config, false, error)),
+    }
+    match ioctl::set_interface(file, &config.name, base) {
+        Ok(name) => Ok((name, false)),
+        // A device with several queues takes only descriptors that know of them.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            let name = ioctl::set_interface(file, &config.name, base | libc::IFF_MULTI_QUEUE)
+                .map_err(|error| DeviceError::attach(config, true, error))?;
+            warn_if_open_to_all(&name);
+            Ok((name, false))
         }
-        Err(error) => Err(DeviceError::attach(config, existed, error)),
+        Err(error) => Err(DeviceError::attach(config, true, error)),
     }
 }
 

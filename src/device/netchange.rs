@@ -198,7 +198,16 @@ impl NetConfig {
         }
         kept.reverse();
         self.applied = kept;
-        wanted.iter().try_for_each(|change| self.apply(change))
+        // One that fails does not keep the others from being made.
+        let mut first = Ok(());
+        for change in &wanted {
+            match self.apply(change) {
+                Err(error) if first.is_ok() => first = Err(error),
+                Err(error) => log::warn!("{error}"),
+                Ok(()) => {}
+            }
+        }
+        first
     }
 
     /// Takes back everything that was applied through this handle, in reverse order. A failure is logged and the rest

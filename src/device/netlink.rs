@@ -171,13 +171,16 @@ impl Netlink {
     }
 
     /// Index of the device that packets to `to` leave through now, policy rules included. An IPv4-mapped IPv6 address
-    /// is looked up as the IPv4 address it stands for, because that is what is put on the wire.
+    /// is looked up as the IPv4 address it stands for, because that is what is put on the wire. `mark` is that of the
+    /// packets (`SO_MARK`), which routing rules may ask for.
     ///
     /// # Errors
     ///
     /// `ENETUNREACH` or `EHOSTUNREACH` without a route, `EACCES` or `EINVAL` where a route prohibits or discards.
-    pub fn interface_towards(&mut self, to: IpAddr) -> io::Result<u32> {
-        let answers = self.socket.ask(RouteNetlinkMessage::GetRoute(route_question(to.to_canonical())))?;
+    pub fn interface_towards(&mut self, to: IpAddr, mark: Option<u32>) -> io::Result<u32> {
+        let mut question = route_question(to.to_canonical());
+        question.attributes.extend(mark.map(RouteAttribute::Mark));
+        let answers = self.socket.ask(RouteNetlinkMessage::GetRoute(question))?;
         let output = answers.iter().find_map(|answer| match answer {
             RouteNetlinkMessage::NewRoute(route) => output_of(route),
             _ => None,

@@ -11,6 +11,7 @@ use crate::config::{DeviceConfig, LinkLayer, Offload};
 use crate::daemon::{group_id, user_id};
 use crate::device::Device;
 use crate::device::ioctl::CLONE_DEVICE;
+use crate::device::netlink::Netlink;
 
 /// Kind of device on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -119,7 +120,7 @@ pub(super) fn make(clone_device: &str, config: &DeviceConfig, accounts: Accounts
 /// Removes a persistent device and returns its name.
 pub(super) fn remove(clone_device: &str, name: &str, kind: Option<DeviceType>) -> Result<String> {
     let config = device_config(name, kind)?;
-    if !std::path::Path::new("/sys/class/net").join(name).exists() {
+    if Netlink::open()?.link(name).is_err() {
         bail!("The device {name} does not exist: 'ip tuntap' lists those that do");
     }
     let device = Device::open_at(clone_device, &config, None, None)?;

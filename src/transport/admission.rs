@@ -9,18 +9,21 @@ use ipnet::IpNet;
 
 use super::Context;
 use super::resolve::{Answer, Resolver};
-use crate::config::Access;
+use crate::config::{Access, LinkConfig};
+use crate::fault::FaultLog;
 
 /// How long what was read about this host is believed, and how often a name is looked up for strangers.
 const REFRESH: Duration = Duration::from_secs(1);
+const LATE_REFRESH: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Questions about this host that the rules ask.
 #[derive(Clone, Copy)]
 pub struct Surroundings {
     /// The networks that are directly connected, tun and tap devices aside.
     pub connected_subnets: fn() -> io::Result<Vec<IpNet>>,
-    /// The index of the interface through which an address is reached.
-    pub interface_towards: fn(IpAddr) -> io::Result<u32>,
+    /// The index of the interface through which an address is reached by packets with this mark.
+    pub interface_towards: fn(IpAddr, Option<u32>) -> io::Result<u32>,
 }
 
 /// Why a source is refused.
@@ -34,6 +37,8 @@ pub enum Refusal {
     NotAllowed,
     /// Not the host of `--remote`.
     NotRemote,
+    /// The name of `--remote` could not be looked up yet.
+    RemoteUnknown,
 }
 
 impl Refusal {
@@ -54,6 +59,9 @@ impl Refusal {
                 )
             }
             Self::NotRemote => format!("Refused a peer at {source}: it is not the host of --remote"),
+            Self::RemoteUnknown => {
+                format!("Refused a peer at {source}: the host of --remote could not be looked up yet; trying again")
+            }
         }
     }
 
@@ -63,7 +71,7 @@ impl Refusal {
             Self::NotProtected => "refused-protected",
             Self::WrongInterface => "refused-interface",
             Self::NotAllowed => "refused-allow",
-            Self::NotRemote => "refused-remote",
+            Self::NotRemote | Self::RemoteUnknown => "refused-remote",
         }
     }
 }
@@ -77,11 +85,17 @@ pub struct Admission {
     resolver: Option<Resolver>,
     remote: Vec<SocketAddr>,
     asked_at: Option<Instant>,
+    unknown_since: Option<Instant>,
+    patience: Duration,
+    /// The mark and the interface of our own packets, which decide how they are routed.
+    mark: Option<u32>,
+    is_bound_to_device: bool,
+    faults: FaultLog,
 }
 
 impl Admission {
     /// The rules as configured.
-    pub fn new(access: Access, context: &Context) -> Self {
+    pub fn new(access: Access, config: &LinkConfig, context: &Context) -> Self {
         let resolver = match &access {
             Access::Remote { endpoint, .. } => Some(Resolver::new(endpoint.clone(), context.waker.clone())),
             Access::Protected | Access::Networks(_) | Access::Any => None,
@@ -94,6 +108,11 @@ impl Admission {
             resolver,
             remote: Vec::new(),
             asked_at: None,
+            unknown_since: None,
+            patience: REFRESH,
+            mark: config.fwmark,
+            is_bound_to_device: config.bind_device.is_some(),
+            faults: FaultLog::default(),
         }
     }
 
@@ -114,8 +133,9 @@ impl Admission {
                 if self.remote.iter().any(matches) {
                     return Ok(());
                 }
+                let unknown = self.remote.is_empty();
                 self.refresh_remote(now);
-                Err(Refusal::NotRemote)
+                Err(if unknown { Refusal::RemoteUnknown } else { Refusal::NotRemote })
             }
             Access::Protected => self.check_protected(ip, arrival, now),
         }
@@ -137,23 +157,45 @@ impl Admission {
         if let Some(resolver) = self.resolver.as_mut().filter(|_| !recent) {
             self.asked_at = Some(now);
             if let Some(answer) = resolver.request() {
-                self.take(answer);
+                self.take(answer, now);
             }
         }
     }
 
+    /// When a name that is not known yet is to be looked up again.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let unknown = self.follows_name() && self.remote.is_empty();
+        self.asked_at.filter(|_| unknown).map(|at| at + self.patience)
+    }
+
+    /// Looks an unknown name up again if it is time: every second, and every five once two minutes have passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_some_and(|at| at <= now) {
+            let since = *self.unknown_since.get_or_insert(now);
+            self.patience = if now.saturating_duration_since(since) < PATIENCE { REFRESH } else { LATE_REFRESH };
+            self.refresh_remote(now);
+        }
+    }
+
     /// Takes an answer of the resolver, if there is one.
-    pub fn handle_answer(&mut self) {
+    pub fn handle_answer(&mut self, now: Instant) {
         if let Some(answer) = self.resolver.as_mut().and_then(Resolver::poll_answer) {
-            self.take(answer);
+            self.take(answer, now);
         }
     }
 
     /// The last good addresses stay in force if a look-up fails.
-    fn take(&mut self, answer: Answer) {
+    fn take(&mut self, answer: Answer, now: Instant) {
         match answer {
-            Ok(addresses) => self.remote = addresses,
-            Err(error) => log::debug!("Cannot look up the host of --remote: {error}"),
+            Ok(addresses) => {
+                self.remote = addresses;
+                self.faults.clear("resolve");
+            }
+            Err(error) => {
+                let text = format_args!("Cannot look up the host of --remote: {error}; trying again");
+                self.faults.note(now, "resolve", text);
+            }
         }
     }
 
@@ -161,8 +203,8 @@ impl Admission {
         if !is_private(ip) && !self.is_connected(ip, now) {
             return Err(Refusal::NotProtected);
         }
-        let reached_by = |ip| (self.surroundings.interface_towards)(ip).ok();
-        match arrival {
+        let reached_by = |ip| (self.surroundings.interface_towards)(ip, self.mark).ok();
+        match arrival.filter(|_| !self.is_bound_to_device) {
             // A link-local address belongs to the interface that it came by; no route has to say so.
             Some(index) if index != 0 && !is_link_local(ip) && reached_by(ip) != Some(index) => {
                 Err(Refusal::WrongInterface)

@@ -180,14 +180,14 @@ pub fn open(config: &LinkConfig, context: Context, now: Instant) -> io::Result<B
             Box::new(tcp_client::TcpClient::open(config, endpoint.clone(), context, now))
         }
         (Protocol::Tcp, Role::Listen(access)) => {
-            let admission = Admission::new(access.clone(), &context);
+            let admission = Admission::new(access.clone(), config, &context);
             Box::new(tcp_server::TcpServer::open(config, admission, context, now)?)
         }
         (Protocol::Udp, Role::Connect(endpoint)) => {
             Box::new(udp::client::UdpClient::open(config, endpoint.clone(), context, now))
         }
         (Protocol::Udp, Role::Listen(access)) => {
-            let admission = Admission::new(access.clone(), &context);
+            let admission = Admission::new(access.clone(), config, &context);
             Box::new(udp::server::UdpServer::open(config, admission, context, now)?)
         }
     })

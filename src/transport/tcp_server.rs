@@ -144,7 +144,7 @@ fn token_of(path: Path) -> Token {
 impl Transport for TcpServer {
     fn handle_event(&mut self, event: &Event, now: Instant) {
         match event.token() {
-            RESOLVER_TOKEN => self.admission.handle_answer(),
+            RESOLVER_TOKEN => self.admission.handle_answer(now),
             LISTENER_TOKEN => {
                 self.accept_each(now);
             }
@@ -221,13 +221,14 @@ impl Transport for TcpServer {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.accept_again_at
+        [self.accept_again_at, self.admission.poll_timeout()].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
         if self.accept_again_at.take_if(|at| *at <= now).is_some() {
             self.accept_each(now);
         }
+        self.admission.handle_timeout(now);
     }
 
     fn counters(&self) -> TransportCounters {

@@ -72,6 +72,8 @@ pub enum Event {
         idle: Duration,
         /// Where the peer was.
         peer: SocketAddr,
+        /// The tunnel's own reason; `None` if the path ended by itself or was closed.
+        why: Option<Rejection>,
     },
     /// The peer of a datagram link has moved to this address.
     Moved(SocketAddr),
@@ -176,8 +178,9 @@ impl Tunnel {
         let Some(live) = self.live.as_mut().filter(|live| live.path == path) else { return Err(Refused::NotLive) };
         if !live.has_spoken && is_secure_init(message) {
             let path = live.path;
-            self.end_live(now);
+            self.end_live(Some(Rejection::WantsSecure), now);
             self.events.push_back(Event::PathRejected(path, Rejection::WantsSecure));
+            self.adopt_waiting(now);
             return Err(Refused::WantsSecure);
         }
         let packet = self.session.open(message);
@@ -219,11 +222,15 @@ impl Tunnel {
     pub fn link_down(&mut self, path: Path, now: Instant) {
         self.waiting.retain(|newcomer| newcomer.path != path);
         if self.live_path() == Some(path) {
-            self.end_live(now);
-            if let Some(next) = self.waiting.pop_front() {
-                self.adopt(next, now);
-            }
+            self.end_live(None, now);
+            self.adopt_waiting(now);
         }
+    }
+
+    /// Takes the end of everything: the peer is gone, and nobody takes its place.
+    pub fn close(&mut self, now: Instant) {
+        self.waiting.clear();
+        self.end_live(None, now);
     }
 
     /// The next thing to carry out.
@@ -284,27 +291,35 @@ impl Tunnel {
     }
 
     fn replace(&mut self, newcomer: Newcomer, now: Instant) {
-        let Some(old) = self.live.take() else { return self.adopt(newcomer, now) };
-        let Newcomer { path, info, .. } = newcomer;
-        let moved = old.announced && !info.reliable;
-        if old.announced && info.reliable {
-            let idle = now.saturating_duration_since(old.heard_at);
-            self.events.push_back(Event::Down { idle, peer: old.info.peer });
+        let old = self.live.as_ref().map(|live| (live.path, live.info, live.announced, live.has_spoken, live.heard_at));
+        let Some((path, info, announced, has_spoken, heard_at)) = old else { return self.adopt(newcomer, now) };
+        let same_host = info.peer.ip() == newcomer.info.peer.ip();
+        if info.reliable || !same_host {
+            self.end_live(Some(Rejection::Replaced), now);
+            self.events.push_back(Event::PathRejected(path, Rejection::Replaced));
+            return self.adopt(newcomer, now);
         }
-        self.events.push_back(Event::PathRejected(old.path, Rejection::Replaced));
-        self.live = Some(Live { path, info, heard_at: now, announced: info.reliable || moved, has_spoken: false });
-        self.events.push_back(Event::PathAdopted(path));
-        if info.reliable {
-            self.events.push_back(Event::Up(info));
-        } else if moved {
+        // The same host by another port: it stays the peer that it was, and an empty datagram from there is no sign of
+        // life by which another host could be kept out, or let in.
+        let Newcomer { path: new_path, info, .. } = newcomer;
+        self.events.push_back(Event::PathRejected(path, Rejection::Replaced));
+        self.live = Some(Live { path: new_path, info, heard_at, announced, has_spoken });
+        self.events.push_back(Event::PathAdopted(new_path));
+        if announced {
             self.events.push_back(Event::Moved(info.peer));
         }
     }
 
-    fn end_live(&mut self, now: Instant) {
+    fn adopt_waiting(&mut self, now: Instant) {
+        if let Some(next) = self.waiting.pop_front() {
+            self.adopt(next, now);
+        }
+    }
+
+    fn end_live(&mut self, why: Option<Rejection>, now: Instant) {
         if let Some(live) = self.live.take().filter(|live| live.announced) {
             let idle = now.saturating_duration_since(live.heard_at);
-            self.events.push_back(Event::Down { idle, peer: live.info.peer });
+            self.events.push_back(Event::Down { idle, peer: live.info.peer, why });
         }
     }
 }

@@ -108,7 +108,8 @@ fn a_newcomer_replaces_a_connection_that_is_silent_for_a_second() {
     let idle = TAKEOVER_SILENCE;
     let peer = address("10.0.0.1:1000");
     let events = bench.events();
-    assert_eq!(events[..2], [Event::Down { idle, peer }, Event::PathRejected(dead, Rejection::Replaced)]);
+    let why = Some(Rejection::Replaced);
+    assert_eq!(events[..2], [Event::Down { idle, peer, why }, Event::PathRejected(dead, Rejection::Replaced)]);
     assert!(matches!(events[2..], [Event::PathAdopted(path), Event::Up(_)] if path == newcomer));
     assert!(!bench.receive(dead), "what comes late by the old path is refused");
 }
@@ -196,6 +197,57 @@ fn another_host_takes_over_only_after_a_minute_of_silence() {
     bench.pass(MS);
     let late = bench.source("10.0.0.2:1000");
     assert_eq!(bench.live(), Some(late));
+}
+
+/// Whoever can forge an empty datagram from the peer's address could otherwise open the door to a third host.
+#[test]
+fn a_move_without_a_packet_does_not_let_another_host_in() {
+    let mut bench = Bench::new(LinkLayer::Tun);
+    let peer = bench.source("10.0.0.1:1000");
+    bench.receive(peer);
+    let moved = bench.source("10.0.0.1:2000");
+    assert_eq!(bench.tunnel.open(moved, &mut [], bench.now), Err(Refused::Invalid));
+    bench.source("10.0.0.3:1000");
+    assert_eq!(bench.live(), Some(moved));
+    let back = bench.source("10.0.0.1:1000");
+    assert_eq!(bench.live(), Some(back));
+}
+
+#[test]
+fn another_host_that_takes_over_is_announced_as_a_new_peer() {
+    let mut bench = Bench::new(LinkLayer::Tun);
+    let old = bench.source("10.0.0.1:1000");
+    bench.receive(old);
+    bench.events();
+    bench.pass(DATAGRAM_SILENCE);
+    let new = bench.source("10.0.0.2:1000");
+    bench.receive(new);
+    let (idle, peer, why) = (DATAGRAM_SILENCE, address("10.0.0.1:1000"), Some(Rejection::Replaced));
+    let events = bench.events();
+    assert_eq!(events[0], Event::Down { idle, peer, why });
+    assert!(matches!(events.last(), Some(Event::Up(info)) if info.peer == address("10.0.0.2:1000")), "{events:?}");
+}
+
+#[test]
+fn when_the_live_connection_turns_out_to_want_security_a_waiting_one_is_served() {
+    let mut bench = Bench::new(LinkLayer::Tun);
+    let live = bench.connect("10.0.0.1:1000");
+    let waiting = bench.connect("10.0.0.2:1000");
+    let (start, len) = SECURE_INIT[0];
+    let mut message = vec![0; len];
+    message[..4].copy_from_slice(&start);
+    assert_eq!(bench.tunnel.open(live, &mut message, bench.now), Err(Refused::WantsSecure));
+    assert_eq!(bench.live(), Some(waiting));
+}
+
+#[test]
+fn closing_announces_nobody_in_the_place_of_the_peer() {
+    let mut bench = Bench::new(LinkLayer::Tun);
+    bench.connect("10.0.0.1:1000");
+    bench.connect("10.0.0.2:1000");
+    bench.events();
+    bench.tunnel.close(bench.now);
+    assert!(matches!(bench.events()[..], [Event::Down { why: None, .. }]));
 }
 
 #[test]

@@ -116,7 +116,8 @@ impl UdpClient {
                     self.paths += 1;
                     self.counters.paths += 1;
                     let path = Path(self.paths);
-                    log::info!("sending to peer={} transport=udp", path_info(target).peer);
+                    let level = if after.is_none() { log::Level::Info } else { log::Level::Debug };
+                    log::log!(level, "sending to peer={} transport=udp", path_info(target).peer);
                     self.open = Some(Open { channel, path, target, heard: false, refused: false });
                     self.events.push_back(LinkEvent::Up(path, path_info(target)));
                     return;
@@ -154,7 +155,6 @@ impl UdpClient {
             let retry = Some(Duration::ZERO);
             self.events.push_back(LinkEvent::Down { path: open.path, reason, retry });
         }
-        self.unanswered = Unanswered::default();
     }
 
     fn handle_outcome(&mut self, outcome: SendOutcome, now: Instant) {
@@ -198,6 +198,7 @@ impl Transport for UdpClient {
 
     fn reconnect(&mut self, now: Instant) {
         self.close(DownReason::Requested);
+        self.unanswered = Unanswered::default();
         self.backoff.reset();
         self.open_again_at = None;
         self.look_up(now);

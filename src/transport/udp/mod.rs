@@ -24,7 +24,10 @@ use crate::fault::{self, FaultLog, Origin, Severity};
 use crate::sys::{self, Arrival, Departure, ReceiveBatch};
 use crate::tunnel::PathInfo;
 
+use queue::SendQueue;
+
 pub mod client;
+mod queue;
 pub mod server;
 
 const TOKEN: Token = Token(FIRST_TOKEN);
@@ -32,10 +35,6 @@ const TOKEN: Token = Token(FIRST_TOKEN);
 /// The longest payload of a datagram: the IP length field less the headers (RFC 768, RFC 791, RFC 8200).
 const MAX_PAYLOAD_IPV4: usize = 65_535 - 20 - 8;
 const MAX_PAYLOAD_IPV6: usize = 65_535 - 8;
-
-/// Limits of a train: `UDP_MAX_SEGMENTS` of `include/linux/udp.h` as it was at first, and the IP length field.
-const MAX_TRAIN_COUNT: usize = 64;
-const MAX_TRAIN_BYTES: usize = 65_000;
 
 /// Errors taken from the socket before the loop has its turn again.
 const MAX_RECEIVE_ERRORS: usize = 8;
@@ -45,66 +44,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const LATE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Datagrams of one length laid side by side; a shorter one ends the train.
-#[derive(Debug)]
-struct SendBatch {
-    buffer: Box<[u8]>,
-    len: usize,
-    sent: usize,
-    segment: usize,
-    count: usize,
-    complete: bool,
-}
-
-impl Default for SendBatch {
-    fn default() -> Self {
-        let buffer = vec![0; MAX_PAYLOAD_IPV6].into_boxed_slice();
-        Self { buffer, len: 0, sent: 0, segment: 0, count: 0, complete: false }
-    }
-}
-
-impl SendBatch {
-    fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    fn takes(&self, len: usize) -> bool {
-        self.is_empty()
-            || (!self.complete
-                && len > 0
-                && len <= self.segment
-                && self.count < MAX_TRAIN_COUNT
-                && self.len + len <= MAX_TRAIN_BYTES)
-    }
-
-    /// Appends a datagram that [`takes`](Self::takes) has agreed to.
-    fn push_with(&mut self, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
-        let Some(room) = self.buffer.get_mut(self.len..self.len + len) else { return false };
-        fill(room);
-        if self.is_empty() {
-            self.segment = len;
-        }
-        self.complete = len < self.segment || len == 0;
-        self.len += len;
-        self.count += 1;
-        true
-    }
-
-    /// What has not been sent one by one yet.
-    fn next_single(&self) -> Option<&[u8]> {
-        if self.count == 1 && self.sent == 0 {
-            return Some(&self.buffer[..self.len]);
-        }
-        self.buffer[self.sent..self.len].chunks(self.segment.max(1)).next()
-    }
-
-    fn clear(&mut self) {
-        (self.len, self.sent, self.segment, self.count, self.complete) = (0, 0, 0, 0, false);
-    }
-}
-
-/// What became of sending that the owner has to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What became of sending that the owner has to know; the graver the later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum SendOutcome {
     /// Nothing was there to send, or the socket takes no more for now.
     Idle,
@@ -122,7 +63,7 @@ struct Channel {
     registry: Registry,
     readable: bool,
     writable: bool,
-    outgoing: SendBatch,
+    outgoing: SendQueue,
     /// Where outgoing datagrams go; `None` on a connected socket.
     to: Option<SocketAddr>,
     /// The local address that they leave from, if the peer knows us by a certain one.
@@ -145,7 +86,7 @@ impl Channel {
             registry,
             readable: true,
             writable: true,
-            outgoing: SendBatch::default(),
+            outgoing: SendQueue::default(),
             to: None,
             from: None,
             train_limit: if trains { usize::MAX } else { 0 },
@@ -160,7 +101,7 @@ impl Channel {
         self.writable |= event.is_writable() || event.is_error();
     }
 
-    /// True if a datagram of any length can be taken: the batch is empty or can be flushed at once.
+    /// True if whatever one read from the device becomes can be taken: the socket was not full when last asked.
     fn can_send(&self) -> bool {
         self.writable
     }
@@ -169,7 +110,7 @@ impl Channel {
         self.next < self.received || self.readable
     }
 
-    /// Collects a datagram, after sending what it cannot follow.
+    /// Collects a datagram, after sending what it does not continue. It waits if the socket is full.
     fn send_with(
         &mut self,
         len: usize,
@@ -178,80 +119,46 @@ impl Channel {
         counters: &mut TransportCounters,
         fill: &mut dyn FnMut(&mut [u8]),
     ) -> (bool, SendOutcome) {
-        let mut outcome = SendOutcome::Idle;
-        if !self.outgoing.takes(len) {
-            outcome = self.flush(now, faults, counters);
-            if !self.outgoing.is_empty() {
-                counters.send_errors += 1;
-                return (false, outcome);
-            }
-        }
-        (self.outgoing.push_with(len, fill), outcome)
+        let outcome = if self.outgoing.continues(len) { SendOutcome::Idle } else { self.flush(now, faults, counters) };
+        let taken = self.outgoing.push_with(len, fill);
+        counters.send_errors += u64::from(!taken);
+        (taken, outcome)
     }
 
     /// Sends what has been collected; what the socket does not take stays.
     fn flush(&mut self, now: Instant, faults: &mut FaultLog, counters: &mut TransportCounters) -> SendOutcome {
-        if self.outgoing.is_empty() || !self.writable {
-            return SendOutcome::Idle;
-        }
         let mut outcome = SendOutcome::Idle;
-        if self.outgoing.count > 1 && self.outgoing.sent == 0 && self.outgoing.segment <= self.train_limit {
-            match self.send_train() {
-                Ok(()) => {
-                    self.outgoing.clear();
-                    return SendOutcome::Sent;
-                }
-                Err(error) if self.refuses_trains(&error) => {}
+        while self.writable
+            && let Some(train) = self.outgoing.front()
+        {
+            let whole = train.count > 1 && train.segment <= self.train_limit;
+            let (bytes, segment, lost) = if whole {
+                (train.bytes, u16::try_from(train.segment).ok(), train.count)
+            } else {
+                (train.first(), None, 1)
+            };
+            let segment_len = train.segment;
+            match sys::send(self.socket.as_fd(), &Departure { bytes, to: self.to, from: self.from, segment }) {
+                Ok(()) => outcome = outcome.max(SendOutcome::Sent),
+                Err(error) if whole && self.refuses_trains(&error, segment_len) => continue,
                 Err(error) => {
-                    outcome = self.sort(&error, self.outgoing.count, now, faults, counters);
-                    if self.writable {
-                        self.outgoing.clear();
-                    }
-                    return outcome;
-                }
-            }
-        }
-        while let Some(bytes) = self.outgoing.next_single() {
-            let len = bytes.len();
-            let departure = Departure { bytes, to: self.to, from: self.from, segment: None };
-            match sys::send(self.socket.as_fd(), &departure) {
-                Ok(()) if outcome == SendOutcome::Idle => outcome = SendOutcome::Sent,
-                Ok(()) => {}
-                Err(error) => {
-                    let sorted = self.sort(&error, 1, now, faults, counters);
+                    outcome = outcome.max(self.sort(&error, lost, now, faults, counters));
                     if !self.writable {
-                        return outcome;
+                        break;
                     }
-                    outcome = sorted;
                 }
             }
-            self.outgoing.sent += len;
-            if self.outgoing.sent >= self.outgoing.len {
-                break;
-            }
+            if whole { self.outgoing.pop_train() } else { self.outgoing.pop_datagram() }
         }
-        self.outgoing.clear();
         outcome
-    }
-
-    fn send_train(&self) -> io::Result<()> {
-        let segment = u16::try_from(self.outgoing.segment).ok();
-        let bytes = &self.outgoing.buffer[..self.outgoing.len];
-        loop {
-            let departure = Departure { bytes, to: self.to, from: self.from, segment };
-            match sys::send(self.socket.as_fd(), &departure) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
     }
 
     /// Remembers what the kernel refuses: `EINVAL` and `EMSGSIZE` mean segments above the path's MTU, which go out one
     /// by one as fragments (`udp_send_skb()` in `net/ipv4/udp.c`); `EIO` an interface without checksum offload, and
     /// others a kernel without trains.
-    fn refuses_trains(&mut self, error: &io::Error) -> bool {
+    fn refuses_trains(&mut self, error: &io::Error, segment: usize) -> bool {
         match error.raw_os_error() {
-            Some(libc::EINVAL | libc::EMSGSIZE) => self.train_limit = self.outgoing.segment.saturating_sub(1),
+            Some(libc::EINVAL | libc::EMSGSIZE) => self.train_limit = segment.saturating_sub(1),
             Some(libc::EIO | libc::EOPNOTSUPP | libc::ENOPROTOOPT) => {
                 info!("Sending several datagrams in one call is switched off: {error}");
                 self.train_limit = 0;
@@ -292,6 +199,10 @@ impl Channel {
             }
             _ => {
                 faults.note(now, "send", format_args!("Cannot send to the peer: {error}"));
+                // Not the length was refused, as it seemed when the train was, but the datagram itself.
+                if self.train_limit > 0 {
+                    self.train_limit = usize::MAX;
+                }
                 SendOutcome::Broken
             }
         }

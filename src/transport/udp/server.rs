@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -18,6 +18,10 @@ use crate::transport::admission::Admission;
 use crate::transport::connection::canonical;
 use crate::transport::{Context, DownReason, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
 use crate::tunnel::{Path, Rejection};
+
+/// Decisions about unknown sources in one second. Each may ask the kernel for a route; a flood of strangers is to cost
+/// the peer nothing worth naming. What comes beyond is dropped and counted.
+const MAX_DECISIONS: u32 = 100;
 
 #[derive(Clone, Copy, Debug)]
 struct Peer {
@@ -53,6 +57,9 @@ struct Door {
     /// A source that the tunnel has not decided about; its datagram stays in the channel until then.
     newcomer: Option<Peer>,
     paths: u64,
+    /// Decisions about sources other than the peer in the current second.
+    decisions: u32,
+    decisions_since: Instant,
     faults: FaultLog,
     counters: TransportCounters,
 }
@@ -80,6 +87,8 @@ impl UdpServer {
                 peer: None,
                 newcomer: None,
                 paths: 0,
+                decisions: 0,
+                decisions_since: now,
                 faults: FaultLog::default(),
                 counters: TransportCounters::default(),
             },
@@ -118,6 +127,7 @@ impl UdpServer {
     }
 
     fn set_peer(&mut self, peer: Peer) {
+        self.door.counters.paths += 1;
         self.channel.to = Some(peer.address);
         self.channel.from = peer.source_for_answers();
         self.door.peer = Some(peer);
@@ -146,8 +156,16 @@ enum Source {
 impl Door {
     fn new_path(&mut self) -> Path {
         self.paths += 1;
-        self.counters.paths += 1;
         Path(self.paths)
+    }
+
+    /// True if there is time for one more decision in this second.
+    fn may_decide(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.decisions_since) >= Duration::from_secs(1) {
+            (self.decisions, self.decisions_since) = (0, now);
+        }
+        self.decisions += 1;
+        self.decisions <= MAX_DECISIONS
     }
 
     /// Decides whether a datagram is the peer's. A source that may become the peer is kept as the newcomer.
@@ -157,6 +175,10 @@ impl Door {
             && peer.interface == arrival.interface
         {
             return Source::Peer(peer.path, false);
+        }
+        if !self.may_decide(now) {
+            self.counters.strangers += 1;
+            return Source::Refused;
         }
         let source = canonical(arrival.source);
         if let Err(refusal) = self.admission.check(source, Some(arrival.interface), now) {
@@ -180,7 +202,7 @@ impl Transport for UdpServer {
     fn handle_event(&mut self, event: &Event, now: Instant) {
         match event.token() {
             RESOLVER_TOKEN => {
-                self.door.admission.handle_answer();
+                self.door.admission.handle_answer(now);
                 self.expect_remote();
             }
             TOKEN => {
@@ -284,7 +306,8 @@ impl Transport for UdpServer {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.unanswered.check_at.filter(|_| self.door.admission.follows_name())
+        let check = self.unanswered.check_at.filter(|_| self.door.admission.follows_name());
+        [check, self.door.admission.poll_timeout()].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -292,6 +315,7 @@ impl Transport for UdpServer {
             self.door.admission.refresh_remote(now);
             self.expect_remote();
         }
+        self.door.admission.handle_timeout(now);
     }
 
     fn counters(&self) -> TransportCounters {
