@@ -130,6 +130,16 @@ fn a_port_in_use_is_refused_with_its_number() {
     assert!(said.contains("55555"), "{said}");
 }
 
+#[test]
+fn a_start_that_fails_leaves_no_persistent_device() {
+    let lab = Lab::new();
+    let _taken = server(&lab.remote, "-i tun3 -s --address 192.168.0.2/24");
+    let (code, said) = refused(&lab.remote, "-i tun4 -s --persist --address 10.5.0.1/24");
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("55555") && said.contains("in use"), "{said}");
+    assert!(!lab.remote.has_device("tun4"));
+}
+
 /// Scripts match these words.
 #[test]
 fn mktun_and_rmtun_say_what_tunctl_says() {

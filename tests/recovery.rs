@@ -295,6 +295,31 @@ fn once_ends_the_server_when_its_peer_leaves() {
     server.wait_exit();
 }
 
+/// A reconnection that was asked for is not the peer leaving.
+#[test]
+fn once_goes_on_when_a_signal_reconnects() {
+    let lab = Lab::new();
+    let server = far_end(&lab, "--once");
+    let mut client = near_end(&lab, "");
+    flows_soon(&lab);
+    server.signal("USR1");
+    client.wait_for(line::DOWN);
+    flows_soon(&lab);
+    client.terminate();
+}
+
+/// Neither end can speak before it knows the other's address, and neither address is known at the start.
+#[test]
+fn two_servers_find_each_other_once_their_names_resolve() {
+    let lab = Lab::new();
+    let hosts = Hosts::mount();
+    let _far = far_end(&lab, "--udp --remote near.example");
+    let near = server(&lab.local, &format!("-i t1 -s --udp --remote far.example --address {NEAR}/24"));
+    near.wait_for("Cannot look up the host of --remote");
+    hosts.set("10.86.43.51 near.example\n10.86.43.52 far.example\n");
+    flows_soon(&lab);
+}
+
 #[test]
 fn once_ends_the_client_when_its_peer_leaves() {
     let lab = Lab::new();

@@ -9,7 +9,7 @@ use byteorder::{BigEndian, ByteOrder};
 use super::checksum::Sum;
 use super::headers::{
     FLAG_CWR, FLAG_FIN, FLAG_PSH, IPV4_MIN_LEN, IPV6_LEN, IpVersion, TCP_CHECKSUM, TCP_MIN_LEN, UDP_CHECKSUM, UDP_LEN,
-    find_ip, set_ipv4_length, tcp_header_len,
+    find_ip, ipv4_header_len, tcp_header_len,
 };
 use super::{Segmentation, VirtioHeader};
 use crate::config::LinkLayer;
@@ -61,6 +61,8 @@ struct Cut {
     segment_len: usize,
     /// The sum of the pseudo-header without the length.
     pseudo: Sum,
+    /// The sum of an IPv4 header without length, identification and checksum.
+    ipv4: Sum,
 }
 
 impl<'a> Segments<'a> {
@@ -151,6 +153,13 @@ impl Cut {
         // The field holds the pseudo-header's sum with the length of the whole; so it is right behind extension headers
         // too, where the addresses in the IP header need not be the final ones.
         let pseudo = Sum::of_number(partial).minus_number((packet.len() - transport) as u16);
+        let ipv4 = match version {
+            IpVersion::V4 => {
+                let header = &headers[ip..headers_len.min(ip + ipv4_header_len(&headers[ip..]).max(IPV4_MIN_LEN))];
+                Sum::of(&header[..2]).plus(Sum::of(&header[6..10])).plus(Sum::of(&header[12..]))
+            }
+            IpVersion::V6 => Sum::default(),
+        };
         Ok(Self {
             headers,
             headers_len,
@@ -160,6 +169,7 @@ impl Cut {
             is_tcp,
             segment_len: usize::from(header.segment_len),
             pseudo,
+            ipv4,
         })
     }
 
@@ -170,9 +180,11 @@ impl Cut {
         let ip = &mut segment[self.ip..];
         match self.version {
             IpVersion::V4 => {
-                let id = BigEndian::read_u16(&ip[4..6]).wrapping_add(index as u16);
+                let (len, id) = (ip_packet_len as u16, BigEndian::read_u16(&ip[4..6]).wrapping_add(index as u16));
+                BigEndian::write_u16(&mut ip[2..4], len);
                 BigEndian::write_u16(&mut ip[4..6], id);
-                set_ipv4_length(ip, ip_packet_len as u16);
+                let sum = self.ipv4.plus(Sum::of_number(len)).plus(Sum::of_number(id));
+                BigEndian::write_u16(&mut ip[10..12], sum.finish());
             }
             IpVersion::V6 => BigEndian::write_u16(&mut ip[4..6], (ip_packet_len - IPV6_LEN) as u16),
         }
