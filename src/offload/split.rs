@@ -132,11 +132,15 @@ impl Cut {
             Segmentation::TcpV6 => version == IpVersion::V6,
             Segmentation::Udp => true,
         };
-        let ip_len = match version {
-            IpVersion::V4 => IPV4_MIN_LEN,
-            IpVersion::V6 => IPV6_LEN,
+        let follows = match version {
+            IpVersion::V4 => {
+                let header_len = ipv4_header_len(&packet[ip..]);
+                header_len >= IPV4_MIN_LEN && transport == ip + header_len
+            }
+            // Extension headers may stand between.
+            IpVersion::V6 => transport >= ip + IPV6_LEN,
         };
-        let fits = transport >= ip + ip_len && packet.len() >= transport + min_len;
+        let fits = follows && packet.len() >= transport + min_len;
         let complete = header.needs_checksum && usize::from(header.checksum_offset) == checksum;
         if !(right_version && fits && complete && header.segment_len > 0) {
             return Err(SplitError::Malformed);
@@ -155,7 +159,7 @@ impl Cut {
         let pseudo = Sum::of_number(partial).minus_number((packet.len() - transport) as u16);
         let ipv4 = match version {
             IpVersion::V4 => {
-                let header = &headers[ip..headers_len.min(ip + ipv4_header_len(&headers[ip..]).max(IPV4_MIN_LEN))];
+                let header = &headers[ip..transport];
                 Sum::of(&header[..2]).plus(Sum::of(&header[6..10])).plus(Sum::of(&header[12..]))
             }
             IpVersion::V6 => Sum::default(),
@@ -219,7 +223,8 @@ fn complete_checksum(header: &VirtioHeader, packet: &mut [u8]) -> Result<(), Spl
     if start >= packet.len() || at + 2 > packet.len() {
         return Err(SplitError::Checksum);
     }
-    let value = udp_checksum(Sum::of(&packet[start..]));
+    let sum = Sum::of(&packet[start..]);
+    let value = if usize::from(header.checksum_offset) == UDP_CHECKSUM { udp_checksum(sum) } else { sum.finish() };
     BigEndian::write_u16(&mut packet[at..at + 2], value);
     Ok(())
 }

@@ -48,6 +48,14 @@ impl Lab {
         lab
     }
 
+    /// As [`Lab::new`], on a wire that carries super-packets whole, as a network card that cuts them itself does.
+    pub fn with_wire_offloads() -> Self {
+        let lab = Self::new();
+        lab.local.restore_offloads("eth0");
+        lab.remote.restore_offloads("eth0");
+        lab
+    }
+
     fn between(local: Ns, remote: Ns) -> Self {
         wire((&local, "eth0"), (&remote, "eth0"));
         local.address("eth0", &[&format!("{LOCAL}/24"), &format!("{LOCAL6}/64")]);
@@ -98,6 +106,11 @@ impl Ns {
     pub fn silence(&self) {
         self.sysctl("net.ipv6.conf.default.addr_gen_mode", "1");
         self.sysctl("net.ipv6.conf.default.router_solicitations", "0");
+    }
+
+    /// Undoes what [`wire`] switched off.
+    pub fn restore_offloads(&self, device: &str) {
+        self.run(&format!("ethtool -K {device} tx on tso on gso on gro on"));
     }
 
     pub fn forward(&self) {

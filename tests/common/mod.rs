@@ -5,9 +5,12 @@
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
 pub mod daemon;
+pub mod forge;
+pub mod inspect;
 pub mod lab;
 pub mod net;
 pub mod peer;
+pub mod traffic;
 pub mod wait;
 
 /// What the daemon prints, as far as tests rely on it. Kept here so that a change of wording is one change.
@@ -18,6 +21,8 @@ pub mod line {
     pub const DEVICE: &str = "device ";
     pub const UP: &str = "tunnel up";
     pub const DOWN: &str = "tunnel down";
+    /// What the device's offload can do, or that it is off.
+    pub const OFFLOAD: &str = "offload ";
     /// Asked for with USR2; `key=value` pairs follow.
     pub const STATISTICS: &str = "statistics";
 }
