@@ -5,18 +5,20 @@
 //! packet), so it also serves as a simple peer. It has the two repairs without which the figures would show Nagle's
 //! algorithm instead of the loop: `TCP_NODELAY`, and length and packet in one `write`.
 //!
-//! It knows nothing of the daemon and uses no part of the library on purpose: whatever makes the daemon faster or
-//! slower leaves this one as it was. It ends when the peer leaves.
+//! It uses nothing of the library but the call that attaches to a device: whatever makes the daemon faster or slower
+//! leaves this one as it was. It ends when the peer leaves.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, OwnedFd};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Parser;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use simpletun::device::ioctl;
 
 /// Bytes of the length in front of each packet.
 const LENGTH: usize = 2;
@@ -93,26 +95,9 @@ fn forward(mut device: File, mut peer: TcpStream) -> anyhow::Result<()> {
 
 /// Opens the tun or tap device `name`, without the 4-byte packet information header.
 fn attach(name: &str, kind: libc::c_int) -> anyhow::Result<OwnedFd> {
-    ensure!(name.len() < libc::IFNAMSIZ, "A device name has at most 15 bytes");
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_CLOEXEC)
-        .open("/dev/net/tun")
-        .context("Cannot open /dev/net/tun")?;
-
-    // SAFETY: `ifreq` consists of integers and of a union of integers, addresses and a pointer that nothing here
-    // dereferences; all zeros is a valid value of each.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed() as libc::c_char;
-    }
-    request.ifr_ifru.ifru_flags = i16::try_from(kind | libc::IFF_NO_PI)?;
-    // SAFETY: TUNSETIFF reads and writes one `ifreq` behind the pointer; `request` is one, is initialised, and outlives
-    // the call. The descriptor is open.
-    unsafe { set_interface(device.as_raw_fd(), &raw const request) }?;
+    let device = ioctl::open_clone_device(ioctl::CLONE_DEVICE).context("Cannot open the clone device")?;
+    ioctl::set_interface(&device, name, kind | libc::IFF_NO_PI)?;
+    // A classic loop blocks.
+    fcntl(&device, FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok(device.into())
 }
-
-// TUNSETIFF is declared in linux/if_tun.h as a write of an `int`, although it takes a `struct ifreq`.
-nix::ioctl_write_ptr_bad!(set_interface, nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()), libc::ifreq);

@@ -219,7 +219,11 @@ impl Channel {
                 return false;
             }
             match sys::receive(self.socket.as_fd(), &mut self.incoming) {
-                Ok(count) => (self.received, self.next) = (count, 0),
+                Ok(count) => {
+                    (self.received, self.next) = (count, 0);
+                    // The kernel has met the end of the queue, which is what a further call would say (recvmmsg(2)).
+                    self.readable = count == sys::RECEIVE_BATCH;
+                }
                 Err(error) => match fault::sort(&error, Origin::Datagram) {
                     Severity::WouldBlock => self.readable = false,
                     Severity::Retry => {}
