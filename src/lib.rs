@@ -1,7 +1,7 @@
 //! A point-to-point tunnel: a tun or tap device joined to one peer over TCP or UDP.
 //!
 //! A packet crosses three boxes, each entered once, none of which calls back: [`device`] (the tun or tap
-//! descriptor), [`tunnel`] (the peer's state machine, pure) and [`transport`] (sockets and framing). [`relay`] moves
+//! descriptor, with [`offload`] to cut and join super-packets), [`tunnel`] (the peer's state machine, pure) and [`transport`] (sockets and framing). [`relay`] moves
 //! packets between them in both directions, [`event_loop`] waits for readiness, deadlines and signals, and [`daemon`]
 //! builds all of it from a [`config`]. [`cli`] and [`logging`] serve the binary; [`counters`] and [`fault`] are what
 //! everybody counts and sorts errors with; [`sys`] holds the system calls that no crate offers; [`tools`] are the
