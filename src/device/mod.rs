@@ -263,8 +263,11 @@ impl Device {
             };
             return Ok(match header.segmentation {
                 Some(segmentation) if refusal == WriteRefusal::Invalid => {
-                    self.capabilities.remove(segmentation);
-                    info!("The device {} refuses super-packets: offload {} from here on", self.name, self.capabilities);
+                    // Several groups of one batch may meet the refusal; it is said once.
+                    if self.capabilities.remove(segmentation) {
+                        let (name, left) = (&self.name, self.capabilities);
+                        info!("The device {name} refuses super-packets: offload {left} from here on");
+                    }
                     WriteOutcome::TakeApart
                 }
                 _ => WriteOutcome::Refused(refusal),

@@ -54,13 +54,13 @@ impl Capabilities {
     /// Nothing is merged.
     pub const NONE: Self = Self { tcp_v4: false, tcp_v6: false, udp: false };
 
-    /// Takes a kind away.
-    pub fn remove(&mut self, segmentation: Segmentation) {
-        match segmentation {
-            Segmentation::TcpV4 => self.tcp_v4 = false,
-            Segmentation::TcpV6 => self.tcp_v6 = false,
-            Segmentation::Udp => self.udp = false,
-        }
+    /// Takes a kind away; false if it was not there.
+    pub fn remove(&mut self, segmentation: Segmentation) -> bool {
+        std::mem::take(match segmentation {
+            Segmentation::TcpV4 => &mut self.tcp_v4,
+            Segmentation::TcpV6 => &mut self.tcp_v6,
+            Segmentation::Udp => &mut self.udp,
+        })
     }
 
     fn allows(self, segmentation: Segmentation) -> bool {
@@ -153,6 +153,16 @@ impl VirtioHeader {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_kind_is_taken_away_once_and_the_others_stay() {
+        let mut capabilities = Capabilities { tcp_v4: true, tcp_v6: true, udp: true };
+        assert!(capabilities.remove(Segmentation::TcpV6));
+        assert!(!capabilities.remove(Segmentation::TcpV6));
+        assert_eq!(capabilities.to_string(), "tcp4 udp");
+        assert!(capabilities.remove(Segmentation::TcpV4) && capabilities.remove(Segmentation::Udp));
+        assert_eq!((capabilities, capabilities.to_string().as_str()), (Capabilities::NONE, "off"));
+    }
 
     proptest! {
         #[test]
