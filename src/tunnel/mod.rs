@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::LinkLayer;
 
+pub mod keys;
 mod session;
 
 use session::Session;
