@@ -16,7 +16,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair};
 use nix::sys::time::TimeVal;
-use simpletun::config::{Config, LinkLayer};
+use simpletun::config::{Config, KeyFiles, LinkLayer};
 use simpletun::device::Device;
 use simpletun::event_loop::{EventLoop, WhenPeerLeaves};
 use simpletun::offload::checksum::Sum;
@@ -221,7 +221,8 @@ fn daemon(line: &str) -> OwnedFd {
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).expect("a socket pair");
     fcntl(&theirs, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("a non-blocking end");
     let cli = simpletun::cli::Cli::from_arguments(std::iter::once("simpletun").chain(line.split_whitespace()));
-    let config = Config::new(&cli.expect("legal flags").options, &|_, _| None).expect("a legal configuration");
+    let config = Config::new(&cli.expect("legal flags").options, &|_, _| None, &KeyFiles::from_environment())
+        .expect("a legal configuration");
     let (ready, is_ready) = channel();
     thread::spawn(move || {
         let device = Device::from_fd(theirs, "t", config.device.kind);

@@ -58,6 +58,12 @@ pub enum Tool {
     Mktun(crate::tools::mktun::Mktun),
     /// Remove a persistent tun or tap device
     Rmtun(crate::tools::mktun::Rmtun),
+    /// Print a new private key
+    Genkey,
+    /// Print a new shared secret
+    Genpsk,
+    /// Print the public key of the private key on standard input
+    Pubkey,
 }
 
 /// Why there is nothing to run.

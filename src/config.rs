@@ -2,25 +2,39 @@
 //!
 //! One structure serves flags and file, so their names cannot drift apart. Everything is parsed and checked
 //! here, once; what comes out is typed and true. Pure but for reading the file: it opens no socket and looks
-//! up no host name. Service names come through a function that the caller passes in.
+//! up no host name. Service names and the files of keys come through what the caller passes in ([`ServiceLookup`],
+//! [`KeySource`]).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::memory::MemoryError;
+use crate::tunnel::keys::{KeyError, PrivateKey, PublicKey, SharedSecret};
+
 mod endpoint;
+pub mod key_file;
 mod options;
 mod parse;
+mod security;
+#[cfg(test)]
+mod security_tests;
 #[cfg(test)]
 mod tests;
 
 pub use endpoint::{Endpoint, Host};
+pub use key_file::{KeyFileError, KeyFiles};
 pub use options::{Options, Text};
+pub use security::KeySource;
 
 /// The port that is listened on or connected to unless another is given.
 pub const DEFAULT_PORT: u16 = 55_555;
+
+/// What a secure link adds to a packet, in bytes: a header and a tag of 16 each (docs/PROTOCOL.md, "Overhead").
+const SECURE_OVERHEAD: u32 = 16 + 16;
 
 /// Longest interface name in bytes (`IFNAMSIZ` less the terminating zero).
 pub const MAX_NAME_LEN: usize = 15;
@@ -74,11 +88,35 @@ pub enum ConfigError {
         /// What is wrong and what to do about it.
         problem: String,
     },
+    /// The file of a key cannot be used.
+    #[error("Option {option} cannot use {file}: {source}")]
+    KeyFile {
+        /// Long name of the flag.
+        option: &'static str,
+        /// The file's name, quoted.
+        file: String,
+        /// Why.
+        source: KeyFileError,
+    },
+    /// What is in the file of a key is not the key that is wanted.
+    #[error("Option {option} cannot use {file}: {source}")]
+    Key {
+        /// Long name of the flag.
+        option: &'static str,
+        /// The file's name, quoted.
+        file: String,
+        /// What it is instead.
+        source: KeyError,
+    },
+    /// Keys would not be safe in memory.
+    #[error(transparent)]
+    Memory(MemoryError),
 }
 
 impl ConfigError {
-    fn value(option: &'static str, value: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Value { option, value: value.into(), problem: problem.into() }
+    /// A key that strayed into `value` is not shown.
+    fn value(option: &'static str, value: impl AsRef<str>, problem: impl Into<String>) -> Self {
+        Self::Value { option, value: security::masked(value.as_ref()), problem: problem.into() }
     }
 }
 
@@ -171,6 +209,43 @@ pub struct Bind {
     pub port: u16,
 }
 
+/// How the link is protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Neither encrypted nor authenticated.
+    Plain,
+    /// By a secret that both ends hold: one, or the old and the new one. The first is the preferred one.
+    Secret(Vec<SharedSecret>),
+    /// By the keys of both ends.
+    Keys {
+        /// Of this end.
+        private: PrivateKey,
+        /// Of the other end: one, or the old and the new one. None of them is that of `private`.
+        peers: Vec<PublicKey>,
+        /// Known to both ends beside their keys.
+        psk: Option<SharedSecret>,
+    },
+}
+
+impl Security {
+    /// True unless the link is plain.
+    pub fn is_secure(&self) -> bool {
+        !matches!(self, Self::Plain)
+    }
+}
+
+/// Which AEAD this end agrees to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AeadChoice {
+    /// AES-256-GCM where the processor helps with it, otherwise ChaCha20-Poly1305.
+    #[default]
+    Auto,
+    /// AES-256-GCM and no other.
+    Aes256Gcm,
+    /// ChaCha20-Poly1305 and no other.
+    ChaCha20Poly1305,
+}
+
 /// The link between the two ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkConfig {
@@ -184,9 +259,9 @@ pub struct LinkConfig {
     pub bind_device: Option<String>,
     /// `SO_MARK`.
     pub fwmark: Option<u32>,
-    /// TCP: silence after which the peer is probed.
+    /// TCP and secure links: silence after which the peer is probed.
     pub keepalive: Duration,
-    /// TCP: time without any answer after which the connection is given up.
+    /// TCP and secure links: time without any answer after which the peer is taken to be gone.
     pub down_after: Duration,
     /// TCP: name of the congestion control, if it is not the system's.
     pub congestion: Option<String>,
@@ -194,6 +269,16 @@ pub struct LinkConfig {
     pub send_buffer: Option<usize>,
     /// `SO_RCVBUF` in bytes.
     pub receive_buffer: Option<usize>,
+    /// How it is protected, with the keys.
+    pub security: Security,
+    /// Secure links: the AEAD.
+    pub aead: AeadChoice,
+    /// Secure links over UDP: the peer stays where the configuration says, wherever its messages come from.
+    pub pin_endpoint: bool,
+    /// Secure links: directory for what is remembered across restarts.
+    pub state_dir: Option<PathBuf>,
+    /// Secure links: age at which a session is replaced, if not the protocol's.
+    pub rekey_after: Option<Duration>,
 }
 
 /// Whether super-packets cross the device.
@@ -285,14 +370,14 @@ impl Config {
     /// # Errors
     /// The first mistake found, in the order in which the original checks: interface, role, server address,
     /// then the rest.
-    pub fn new(options: &Options, services: ServiceLookup<'_>) -> Result<Self, ConfigError> {
-        parse::config(options, services)
+    pub fn new(options: &Options, services: ServiceLookup<'_>, keys: &dyn KeySource) -> Result<Self, ConfigError> {
+        parse::config(options, services, keys)
     }
 }
 
 impl LinkConfig {
     /// The MTU of a tun device whose packets fit a path of 1500 bytes over UDP: less the IP and UDP headers, IPv6's
-    /// unless the link is certain to be IPv4. `None` over TCP, which takes any length.
+    /// unless the link is certain to be IPv4, and what a secure link adds. `None` over TCP, which takes any length.
     pub fn fitting_mtu(&self) -> Option<u32> {
         let literal = |endpoint: &Endpoint| matches!(endpoint.host, Host::Address(IpAddr::V4(_)));
         let is_ipv4 = matches!(self.bind.address, Some(IpAddr::V4(_)))
@@ -301,7 +386,8 @@ impl LinkConfig {
                 Role::Listen(_) => false,
             };
         let header_len = if is_ipv4 { 20 + 8 } else { 40 + 8 };
-        (self.protocol == Protocol::Udp).then_some(1500 - header_len)
+        let overhead = if self.security.is_secure() { SECURE_OVERHEAD } else { 0 };
+        (self.protocol == Protocol::Udp).then_some(1500 - header_len - overhead)
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use log::{debug, error, info, warn};
 use nix::unistd::{Group, User};
 
-use crate::config::{Access, Config, ConfigError, DeviceConfig, LinkConfig, LinkLayer, Protocol, Role};
+use crate::config::{Access, Config, ConfigError, DeviceConfig, LinkConfig, LinkLayer, Protocol, Role, Security};
 use crate::device::Device;
 use crate::device::netchange::{AddressSpec, NetChange, NetConfig, NetError};
 use crate::device::netlink::Netlink;
@@ -27,6 +27,7 @@ const GSO_MAX_SIZE: u32 = 60_000;
 /// What the operator must mend: the device, its configuration, the local port, or the names of owner and group
 /// (a [`ConfigError`]).
 pub fn run(mut config: Config, reread: &dyn Fn() -> Result<Config, ConfigError>) -> Result<()> {
+    carried(&config.link)?;
     let (owner, group) = accounts(&config.device)?;
     // Persistence comes last: a start that fails leaves nothing behind.
     let device = Device::open(&DeviceConfig { persist: false, ..config.device.clone() }, owner, group)?;
@@ -85,7 +86,7 @@ fn reload(
     network: &mut NetConfig,
     reread: &dyn Fn() -> Result<Config, ConfigError>,
 ) -> Result<Relay> {
-    let new = match reread() {
+    let new = match reread().and_then(|new| carried(&new.link).map(|()| new)) {
         Ok(new) => new,
         Err(mistake) => {
             error!("{mistake}; going on with the configuration that is in force");
@@ -129,6 +130,16 @@ fn reload(
     let mut relay = Relay::new(device, transport, &config.link, config.debug);
     relay.set_counters(counters);
     Ok(relay)
+}
+
+/// The relay carries plain links only: one that is to be secure must not run as something less.
+fn carried(link: &LinkConfig) -> Result<(), ConfigError> {
+    if link.security.is_secure() {
+        return Err(ConfigError::Combination(
+            "This build checks the options of secure links and cannot run them: use one that can".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 fn configure(network: &mut NetConfig, device: &Device, config: &Config) -> Result<()> {
@@ -194,6 +205,18 @@ pub fn group_id(text: &str) -> Result<u32, ConfigError> {
 
 /// Says once, at the start, what the administrator should know about this kind of link.
 fn advise(device: &Device, link: &LinkConfig) {
+    match &link.security {
+        Security::Plain => advise_plain(device, link),
+        Security::Secret(_) => info!("This link is secure: shared secret"),
+        Security::Keys { psk: None, .. } => info!("This link is secure: key pairs"),
+        Security::Keys { psk: Some(_), .. } => info!("This link is secure: key pairs and a pre-shared key"),
+    }
+    if link.protocol == Protocol::Tcp {
+        info!("TCP inside TCP slows down when the path loses packets: on such a path --udp serves better");
+    }
+}
+
+fn advise_plain(device: &Device, link: &LinkConfig) {
     let narrow = match &link.role {
         Role::Listen(Access::Any) => {
             "; --allow any accepts everybody as the peer, --allow CIDR or --remote narrows that"
@@ -201,18 +224,17 @@ fn advise(device: &Device, link: &LinkConfig) {
         Role::Listen(_) | Role::Connect(_) => "",
     };
     warn!(
-        "This link is plain, neither encrypted nor authenticated: use it on networks that you trust, or inside a \
-         protected one{narrow}"
+        "This link is plain, neither encrypted nor authenticated: secure it by --secret-file on both ends, or use it \
+         on networks that you trust or inside a protected one{narrow}"
     );
-    if link.protocol == Protocol::Tcp {
-        info!("TCP inside TCP slows down when the path loses packets: on such a path --udp serves better");
-        if let Some(mtu) = device.mtu().ok().filter(|mtu| *mtu > ORIGINAL_MAX_MTU) {
-            warn!(
-                "The MTU of {} is {mtu}: an original simpletun on the other end would cut packets longer than \
-                 {ORIGINAL_MAX_MTU} bytes; set --mtu {ORIGINAL_MAX_MTU} or less if there is one",
-                device.name()
-            );
-        }
+    if link.protocol == Protocol::Tcp
+        && let Some(mtu) = device.mtu().ok().filter(|mtu| *mtu > ORIGINAL_MAX_MTU)
+    {
+        warn!(
+            "The MTU of {} is {mtu}: an original simpletun on the other end would cut packets longer than \
+             {ORIGINAL_MAX_MTU} bytes; set --mtu {ORIGINAL_MAX_MTU} or less if there is one",
+            device.name()
+        );
     }
 }
 

@@ -4,7 +4,7 @@
 //! descriptor, with [`offload`] to cut and join super-packets), [`tunnel`] (the peer's state machine, pure) and [`transport`] (sockets and framing). [`relay`] moves
 //! packets between them in both directions, [`event_loop`] waits for readiness, deadlines and signals, and [`daemon`]
 //! builds all of it from a [`config`]. [`cli`] and [`logging`] serve the binary; [`counters`] and [`fault`] are what
-//! everybody counts and sorts errors with; [`sys`] holds the system calls that no crate offers; [`tools`] are the
+//! everybody counts and sorts errors with; [`memory`] keeps keys out of core files; [`sys`] holds the system calls that no crate offers; [`tools`] are the
 //! subcommands.
 //!
 //! `docs/ARCHITECTURE.md` in the repository says why it is built so.
@@ -28,6 +28,7 @@ pub mod device;
 pub mod event_loop;
 pub mod fault;
 pub mod logging;
+pub mod memory;
 pub mod offload;
 pub mod relay;
 pub mod sys;

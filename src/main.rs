@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use simpletun::cli::{Cli, Refusal, Request, Tool};
-use simpletun::config::{Config, ConfigError, Options};
+use simpletun::config::{Config, ConfigError, KeyFiles, Options};
 use simpletun::logging::{self, Verbosity};
-use simpletun::{daemon, transport};
+use simpletun::{daemon, memory, tools, transport};
 
 /// How the program ends. The numbers are documented in the help text and the README.
 enum Exit {
@@ -39,6 +39,9 @@ fn main() -> ExitCode {
         Request::Own(cli) => match &cli.tool {
             Some(Tool::Mktun(mktun)) => mktun.run(),
             Some(Tool::Rmtun(rmtun)) => rmtun.run(),
+            Some(Tool::Genkey) => protected(tools::keys::genkey),
+            Some(Tool::Genpsk) => protected(tools::keys::genpsk),
+            Some(Tool::Pubkey) => protected(tools::keys::pubkey),
             None => tunnel(cli),
         },
     };
@@ -49,8 +52,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs a tool that has a key in its memory.
+fn protected(tool: fn() -> Result<()>) -> Result<()> {
+    memory::protect()?;
+    tool()
+}
+
 fn tunnel(cli: &Cli) -> Result<()> {
-    let read = || read_config(cli);
+    let keys = KeyFiles::from_environment();
+    let read = || read_config(cli, &keys);
     let config = read()?;
     if cli.check_config {
         let _ = print("The configuration is valid\n");
@@ -61,13 +71,16 @@ fn tunnel(cli: &Cli) -> Result<()> {
 }
 
 /// The settings of the file, if one was named, with the flags over them.
-fn read_config(cli: &Cli) -> Result<Config, ConfigError> {
+fn read_config(cli: &Cli, keys: &KeyFiles) -> Result<Config, ConfigError> {
     let flags = cli.options.clone();
     let options = match &cli.config {
         Some(path) => Options::from_file(path)?.overlaid_with(flags),
         None => flags,
     };
-    Config::new(&options, &transport::resolve::service_port)
+    if options.has_keys() {
+        memory::protect().map_err(ConfigError::Memory)?;
+    }
+    Config::new(&options, &transport::resolve::service_port, keys)
 }
 
 /// Writes to standard output; a reader that has gone is no reason to panic.

@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::unistd::Pid;
-use simpletun::config::Config;
+use simpletun::config::{Config, KeyFiles};
 use simpletun::device::Device;
 use simpletun::event_loop::{EventLoop, Outcome, WhenPeerLeaves};
 use simpletun::relay::Relay;
@@ -215,7 +215,8 @@ impl End {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).expect("a socket pair");
         fcntl(&theirs, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("a non-blocking end");
         let cli = simpletun::cli::Cli::from_arguments(std::iter::once("simpletun").chain(line.split_whitespace()));
-        let config = Config::new(&cli.expect("legal flags").options, &|_, _| None).expect("a legal configuration");
+        let config = Config::new(&cli.expect("legal flags").options, &|_, _| None, &KeyFiles::from_environment())
+            .expect("a legal configuration");
         let (ready, is_ready) = channel();
         let thread = thread::spawn(move || {
             let device = Device::from_fd(theirs, "t", config.device.kind);

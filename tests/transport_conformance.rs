@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Waker};
-use simpletun::config::{Config, Options};
+use simpletun::config::{Config, KeyFiles, Options};
 use simpletun::transport::admission::Surroundings;
 use simpletun::transport::{self, Context, DownReason, LinkEvent, RESOLVER_TOKEN, Transport};
 use simpletun::tunnel::{Path, Rejection};
@@ -225,7 +225,8 @@ impl End {
         // As if everything were reached through loopback, whose index is 1; the real answers are asked for in the
         // namespaces' tests.
         let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
-        let config = Config::new(&options(line), &|_, _| None).expect("a legal configuration");
+        let config =
+            Config::new(&options(line), &|_, _| None, &KeyFiles::from_environment()).expect("a legal configuration");
         let context = Context { registry, waker, surroundings };
         let transport = transport::open(&config.link, context, Instant::now()).expect("an open transport");
         let (offered, ended, inbox) = (Vec::new(), Vec::new(), Vec::new());

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use super::ConfigError;
+use super::security::masked;
 
 /// A value as it was typed: a string, or in the file also a bare number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,8 +89,8 @@ pub struct Options {
     #[arg(long, value_name = "HOST[:PORT]", help_heading = "Transport")]
     pub remote: Option<Text>,
 
-    /// With --server: accept peers from this network only, instead of the private and directly connected ones;
-    /// "any" accepts everybody (repeatable)
+    /// With --server: accept peers from this network only; on a plain link the default is the private and directly
+    /// connected ones, and "any" accepts everybody (repeatable)
     #[arg(long, value_name = "CIDR|any", help_heading = "Transport")]
     pub allow: Vec<Text>,
 
@@ -101,11 +102,11 @@ pub struct Options {
     #[arg(long, value_name = "MARK", help_heading = "Transport")]
     pub fwmark: Option<Text>,
 
-    /// TCP: probe a silent peer after this time [default: 3s]
+    /// TCP and secure links: probe a silent peer after this time [default: 3s]
     #[arg(long, value_name = "TIME", help_heading = "Transport")]
     pub keepalive: Option<Text>,
 
-    /// TCP: give up a connection on which the peer has answered nothing for this time [default: 10s]
+    /// TCP and secure links: take a peer that has answered nothing for this time to be gone [default: 10s]
     #[arg(long, value_name = "TIME", help_heading = "Transport")]
     pub down_after: Option<Text>,
 
@@ -124,6 +125,39 @@ pub struct Options {
     /// Exit when the peer leaves instead of waiting for it or reconnecting
     #[arg(long, help_heading = "Transport")]
     pub once: bool,
+
+    /// Secure the link by the shared secret in this file, the same on both ends (simpletun genpsk makes one), or on
+    /// standard input (-); twice: the old and the new one while they are exchanged
+    #[arg(long, value_name = "FILE|-", help_heading = "Security")]
+    pub secret_file: Vec<Text>,
+
+    /// Secure the link by key pairs: the file of this end's private key (simpletun genkey makes one)
+    #[arg(long, value_name = "FILE|-", help_heading = "Security")]
+    pub private_key_file: Option<Text>,
+
+    /// The other end's public key (simpletun pubkey prints it); twice: the old and the new one
+    #[arg(long, value_name = "KEY", help_heading = "Security")]
+    pub peer_public_key: Vec<Text>,
+
+    /// With key pairs: the file of a pre-shared key that both ends have beside them (simpletun genpsk makes one)
+    #[arg(long, value_name = "FILE|-", help_heading = "Security")]
+    pub psk_file: Option<Text>,
+
+    /// Cipher of a secure link: auto is AES-256-GCM if both processors help with it
+    #[arg(long, value_name = "auto|aes-256-gcm|chacha20-poly1305", help_heading = "Security")]
+    pub aead: Option<Text>,
+
+    /// Secure link over UDP: send to the configured address only, even if the peer's messages come from another
+    #[arg(long, help_heading = "Security")]
+    pub pin_endpoint: bool,
+
+    /// Directory in which a secure link remembers where its peer was [default: $STATE_DIRECTORY]
+    #[arg(long, value_name = "DIR", help_heading = "Security")]
+    pub state_dir: Option<Text>,
+
+    /// Age at which a session of a secure link is replaced, for tests
+    #[arg(long, value_name = "TIME", hide = true)]
+    pub rekey_after: Option<Text>,
 
     /// Address of the device, such as 192.168.0.1/24 (repeatable; implies --up)
     #[arg(long, value_name = "CIDR", help_heading = "Device")]
@@ -203,11 +237,12 @@ impl Options {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             let content: String = text.lines().nth(line - 1).unwrap_or_default().trim().chars().take(80).collect();
-            let problem = format!("{}; mend {content:?}", error.message().replace('\n', "; "));
+            let problem = masked(&format!("{}; mend {content:?}", error.message().replace('\n', "; ")));
             ConfigError::Syntax { path: name.to_owned(), line, problem }
         })?;
         if options.security.is_none() {
-            let cure = "add security = \"plain\" to say that the link is neither encrypted nor authenticated";
+            let cure = "add security = \"secret\" or \"keys\" with the options for it, or security = \"plain\" to say that \
+                        the link is neither encrypted nor authenticated";
             return Err(ConfigError::Combination(format!("Configuration file {name} lacks the key security: {cure}")));
         }
         if options.server && options.connect.is_some() {
@@ -221,6 +256,15 @@ impl Options {
             )));
         }
         Ok(options)
+    }
+
+    /// True if keys will be read.
+    pub fn has_keys(&self) -> bool {
+        self.security.as_ref().is_some_and(|security| security.0 != "plain")
+            || !self.secret_file.is_empty()
+            || !self.peer_public_key.is_empty()
+            || self.private_key_file.is_some()
+            || self.psk_file.is_some()
     }
 
     /// Lays `flags` over the settings of the file: what the flags say wins.
@@ -249,6 +293,14 @@ impl Options {
             sndbuf: flags.sndbuf.or(self.sndbuf),
             rcvbuf: flags.rcvbuf.or(self.rcvbuf),
             once: flags.once || self.once,
+            secret_file: first_given(flags.secret_file, self.secret_file),
+            private_key_file: flags.private_key_file.or(self.private_key_file),
+            peer_public_key: first_given(flags.peer_public_key, self.peer_public_key),
+            psk_file: flags.psk_file.or(self.psk_file),
+            aead: flags.aead.or(self.aead),
+            pin_endpoint: flags.pin_endpoint || self.pin_endpoint,
+            state_dir: flags.state_dir.or(self.state_dir),
+            rekey_after: flags.rekey_after.or(self.rekey_after),
             address: first_given(flags.address, self.address),
             peer_address: flags.peer_address.or(self.peer_address),
             netmask: flags.netmask.or(self.netmask),

@@ -7,8 +7,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::endpoint::{Endpoint, agree, bind_address, peer_endpoint, port, usable_address};
+use super::security::{Protection, protection};
 use super::{
-    Access, Bind, Config, ConfigError, DEFAULT_PORT, DeviceConfig, InterfaceAddress, LinkConfig, LinkLayer,
+    Access, Bind, Config, ConfigError, DEFAULT_PORT, DeviceConfig, InterfaceAddress, KeySource, LinkConfig, LinkLayer,
     MAX_NAME_LEN, NetworkConfig, Offload, Options, Protocol, Role, ServiceLookup, Text,
 };
 
@@ -22,7 +23,11 @@ const MAX_MTU: u32 = 65_535;
 
 const MAX_TX_QUEUE_LEN: u32 = 1_000_000;
 
-pub(super) fn config(options: &Options, services: ServiceLookup<'_>) -> Result<Config, ConfigError> {
+pub(super) fn config(
+    options: &Options,
+    services: ServiceLookup<'_>,
+    keys: &dyn KeySource,
+) -> Result<Config, ConfigError> {
     let name = match &options.interface {
         Some(name) if !name.0.is_empty() => interface_name("interface", &name.0)?,
         _ => return Err(ConfigError::NoInterface),
@@ -33,7 +38,6 @@ pub(super) fn config(options: &Options, services: ServiceLookup<'_>) -> Result<C
     if options.connect.as_ref().is_some_and(|host| host.0.is_empty()) {
         return Err(ConfigError::NoServerAddress);
     }
-    security(options)?;
     let kind = if options.tap { LinkLayer::Tap } else { LinkLayer::Tun };
     let config = Config {
         device: DeviceConfig {
@@ -45,7 +49,7 @@ pub(super) fn config(options: &Options, services: ServiceLookup<'_>) -> Result<C
             offload: offload(options)?,
         },
         network: network(options, kind)?,
-        link: link(options, services)?,
+        link: link(options, services, protection(options, keys)?)?,
         once: options.once,
         debug: options.debug,
     };
@@ -57,16 +61,7 @@ pub(super) fn config(options: &Options, services: ServiceLookup<'_>) -> Result<C
     Ok(config)
 }
 
-fn security(options: &Options) -> Result<(), ConfigError> {
-    match &options.security {
-        Some(text) if text.0 != "plain" => {
-            Err(ConfigError::value("security", &text.0, "this version knows only \"plain\"; write that"))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn link(options: &Options, services: ServiceLookup<'_>) -> Result<LinkConfig, ConfigError> {
+fn link(options: &Options, services: ServiceLookup<'_>, protection: Protection) -> Result<LinkConfig, ConfigError> {
     let protocol = if options.udp { Protocol::Udp } else { Protocol::Tcp };
     let lookup = |name: &str| services(name, protocol);
     let port = options.port.as_ref().map(|text| port("port", &text.0, &text.0, &lookup)).transpose()?;
@@ -82,7 +77,9 @@ fn link(options: &Options, services: ServiceLookup<'_>) -> Result<LinkConfig, Co
                 agree("bind", bind_port, port)?;
             }
             let local_port = bind_port.or(port).unwrap_or(DEFAULT_PORT);
-            (Role::Listen(access(options, local_port, &lookup)?), local_port)
+            // Strangers draw no answer from a secure link, wherever they are.
+            let default = if protection.security.is_secure() { Access::Any } else { Access::Protected };
+            (Role::Listen(access(options, default, local_port, &lookup)?), local_port)
         }
     };
     let keepalive = duration("keepalive", options.keepalive.as_ref(), DEFAULT_KEEPALIVE)?;
@@ -105,6 +102,11 @@ fn link(options: &Options, services: ServiceLookup<'_>) -> Result<LinkConfig, Co
         receive_buffer: options.rcvbuf.as_ref().map(|text| buffer("rcvbuf", text)).transpose()?,
         keepalive,
         down_after,
+        security: protection.security,
+        aead: protection.aead,
+        pin_endpoint: protection.pin_endpoint,
+        state_dir: protection.state_dir,
+        rekey_after: protection.rekey_after,
     })
 }
 
@@ -153,7 +155,12 @@ fn reject_server_options(options: &Options) -> Result<(), ConfigError> {
     )))
 }
 
-fn access(options: &Options, local_port: u16, lookup: &dyn Fn(&str) -> Option<u16>) -> Result<Access, ConfigError> {
+fn access(
+    options: &Options,
+    default: Access,
+    local_port: u16,
+    lookup: &dyn Fn(&str) -> Option<u16>,
+) -> Result<Access, ConfigError> {
     if let Some(remote) = &options.remote {
         if let Some(allow) = options.allow.first() {
             return Err(ConfigError::Combination(format!(
@@ -169,7 +176,7 @@ fn access(options: &Options, local_port: u16, lookup: &dyn Fn(&str) -> Option<u1
         return Ok(Access::Any);
     }
     if options.allow.is_empty() {
-        return Ok(Access::Protected);
+        return Ok(default);
     }
     let networks = options.allow.iter().map(|text| network_or_host("allow", &text.0));
     Ok(Access::Networks(networks.collect::<Result<_, _>>()?))

@@ -9,12 +9,29 @@ struct Flags {
     options: Options,
 }
 
-fn options(line: &str) -> Options {
+/// A host without keys, credentials and state.
+struct NoKeys;
+
+impl KeySource for NoKeys {
+    fn read(&self, file: &str) -> Result<zeroize::Zeroizing<Vec<u8>>, KeyFileError> {
+        panic!("a plain link reads no key, and not from {file}")
+    }
+
+    fn credential(&self, name: &str) -> Option<String> {
+        panic!("a plain link asks for no credential, and not for {name}")
+    }
+
+    fn state_directory(&self) -> Option<PathBuf> {
+        None
+    }
+}
+
+pub(super) fn options(line: &str) -> Options {
     Flags::try_parse_from(std::iter::once("simpletun").chain(line.split_whitespace())).expect("legal flags").options
 }
 
 fn parse(line: &str) -> Result<Config, ConfigError> {
-    Config::new(&options(line), &|name, _| (name == "domain").then_some(53))
+    Config::new(&options(line), &|name, _| (name == "domain").then_some(53), &NoKeys)
 }
 
 fn config(line: &str) -> Config {
@@ -225,7 +242,8 @@ fn file(text: &str) -> Result<Options, ConfigError> {
 fn a_file_has_the_keys_of_the_flags_and_flags_override_it() {
     let text = "security = 'plain'\ninterface = 'tun3'\nserver = true\nport = 7\nmtu = '1400'\nudp = true\n\
                 address = ['10.0.0.1/24', 'fd00::1/64']\nkeepalive = '4s'\n";
-    let from_file = Config::new(&file(text).expect("a legal file"), &|_, _| None).expect("a legal configuration");
+    let from_file =
+        Config::new(&file(text).expect("a legal file"), &|_, _| None, &NoKeys).expect("a legal configuration");
     assert_eq!(from_file.link.bind.port, 7);
     assert_eq!(from_file.link.protocol, Protocol::Udp);
     assert_eq!(from_file.network.mtu, Some(1400));
@@ -233,7 +251,7 @@ fn a_file_has_the_keys_of_the_flags_and_flags_override_it() {
     assert_eq!(from_file.link.keepalive, Duration::from_secs(4));
     let flags = options("-c host -a --tcp --address 10.9.9.9/8 -p 8");
     let merged = file(text).expect("a legal file").overlaid_with(flags);
-    let merged = Config::new(&merged, &|_, _| None).expect("a legal configuration");
+    let merged = Config::new(&merged, &|_, _| None, &NoKeys).expect("a legal configuration");
     assert!(merged.link.role.is_client());
     assert_eq!((merged.device.kind, merged.link.protocol), (LinkLayer::Tap, Protocol::Tcp));
     assert_eq!((merged.network.addresses.len(), merged.network.mtu), (1, Some(1400)));
@@ -257,8 +275,8 @@ fn mistakes_in_a_file_name_the_line() {
 }
 
 #[test]
-fn only_plain_security_exists_and_an_unknown_word_is_refused() {
+fn an_unknown_word_for_the_security_is_refused() {
     let options = file("security = 'Plain'\ninterface = 't'\nserver = true\n").expect("a legal file");
-    let error = Config::new(&options, &|_, _| None).expect_err("an unknown word").to_string();
+    let error = Config::new(&options, &|_, _| None, &NoKeys).expect_err("an unknown word").to_string();
     assert!(error.contains("security") && error.contains("plain"), "{error}");
 }
