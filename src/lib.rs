@@ -4,8 +4,8 @@
 //! descriptor, with [`offload`] to cut and join super-packets), [`tunnel`] (the peer's state machine, pure) and [`transport`] (sockets and framing). [`relay`] moves
 //! packets between them in both directions, [`event_loop`] waits for readiness, deadlines and signals, and [`daemon`]
 //! builds all of it from a [`config`]. [`cli`] and [`logging`] serve the binary; [`counters`] and [`fault`] are what
-//! everybody counts and sorts errors with; [`memory`] keeps keys out of core files; [`sys`] holds the system calls that no crate offers; [`tools`] are the
-//! subcommands.
+//! everybody counts and sorts errors with; [`memory`] keeps keys out of core files; [`sys`] holds the
+//! system calls that no crate offers; [`tools`] are the subcommands.
 //!
 //! `docs/ARCHITECTURE.md` in the repository says why it is built so.
 

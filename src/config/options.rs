@@ -241,8 +241,8 @@ impl Options {
             ConfigError::Syntax { path: name.to_owned(), line, problem }
         })?;
         if options.security.is_none() {
-            let cure = "add security = \"secret\" or \"keys\" with the options for it, or security = \"plain\" to say that \
-                        the link is neither encrypted nor authenticated";
+            let cure = "add security = \"secret\" or \"keys\" with the options for it, or security = \"plain\" to say \
+                        that the link is neither encrypted nor authenticated";
             return Err(ConfigError::Combination(format!("Configuration file {name} lacks the key security: {cure}")));
         }
         if options.server && options.connect.is_some() {

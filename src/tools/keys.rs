@@ -59,8 +59,8 @@ fn print_secret(text: &str) -> Result<()> {
     file.write_all(line.as_bytes()).context("Cannot write the key to standard output")
 }
 
-/// A new file of ours on standard output becomes one for us alone, before anything is in it: `simpletun genpsk > secret`
-/// then makes a file that the tunnel takes.
+/// A new file of ours on standard output becomes one for us alone, before anything is in it, so that
+/// `simpletun genpsk > secret` makes a file that the tunnel takes.
 fn close_to_others(stdout: BorrowedFd<'_>) -> io::Result<File> {
     let file = File::from(stdout.try_clone_to_owned()?);
     let metadata = file.metadata()?;
