@@ -19,7 +19,7 @@ use signal_hook_mio::v1_0::Signals;
 use crate::device::Device;
 use crate::relay::Relay;
 use crate::transport::admission::Surroundings;
-use crate::transport::{Context, RESOLVER_TOKEN};
+use crate::transport::{Context, Mode, RESOLVER_TOKEN};
 
 const DEVICE_TOKEN: Token = Token(0);
 const SIGNAL_TOKEN: Token = Token(1);
@@ -79,12 +79,13 @@ impl EventLoop {
         Ok(Self { poll, events: Events::with_capacity(EVENT_CAPACITY), signals, waker })
     }
 
-    /// What a transport needs to be opened in this loop.
+    /// What the transport of a plain link needs to be opened in this loop.
     ///
     /// # Errors
     /// Out of descriptors.
     pub fn context(&self, surroundings: Surroundings) -> io::Result<Context> {
-        Ok(Context { registry: self.poll.registry().try_clone()?, waker: Arc::clone(&self.waker), surroundings })
+        let (registry, waker) = (self.poll.registry().try_clone()?, Arc::clone(&self.waker));
+        Ok(Context { registry, waker, surroundings, mode: Mode::Plain, hint: None })
     }
 
     /// The time, for what is begun outside the loop.

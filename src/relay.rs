@@ -188,25 +188,31 @@ impl Relay {
         let Self { device, transport, tunnel, counters, wire_log, merger, .. } = self;
         let mut output = Output { device, counters, wire_log, result: Ok(()) };
         let mut batch = Batch::new(merger);
-        transport.receive_each(NETWORK_BUDGET, now, &mut |path, message| match tunnel.open(path, message, now) {
-            Ok(packet) => {
-                output.counters.network_rx.add(packet.len());
-                if let Err(packet) = batch.push(packet) {
-                    output.take(&mut batch);
-                    // An empty batch takes every packet.
-                    let _ = batch.push(packet);
+        let mut accepted = 0;
+        transport.receive_each(
+            NETWORK_BUDGET,
+            now,
+            &mut |path, _info, message| match tunnel.open(path, message, now) {
+                Ok(packet) => {
+                    accepted += 1;
+                    output.counters.network_rx.add(packet.len());
+                    if let Err(packet) = batch.push(packet) {
+                        output.take(&mut batch);
+                        // An empty batch takes every packet.
+                        let _ = batch.push(packet);
+                    }
                 }
-            }
-            Err(refused) => output.counters.drop_one(match refused {
-                Refused::NotLive => Drop::NotLive,
-                Refused::Invalid => Drop::Invalid,
-                Refused::WantsSecure => Drop::WantsSecure,
-            }),
-        });
+                Err(refused) => output.counters.drop_one(match refused {
+                    Refused::NotLive => Drop::NotLive,
+                    Refused::Invalid => Drop::Invalid,
+                    Refused::WantsSecure => Drop::WantsSecure,
+                }),
+            },
+        );
         output.take(&mut batch);
         let result = output.result;
         self.merger.restrict(self.device.capabilities());
-        self.transport.finish_receive(now);
+        self.transport.finish_receive(accepted, now);
         result
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Waker};
 use simpletun::config::{Config, KeyFiles, Options};
 use simpletun::transport::admission::Surroundings;
-use simpletun::transport::{self, Context, DownReason, LinkEvent, RESOLVER_TOKEN, Transport};
+use simpletun::transport::{self, Context, DownReason, LinkEvent, Mode, RESOLVER_TOKEN, Transport};
 use simpletun::tunnel::{Path, Rejection};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -227,7 +227,7 @@ impl End {
         let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
         let config =
             Config::new(&options(line), &|_, _| None, &KeyFiles::from_environment()).expect("a legal configuration");
-        let context = Context { registry, waker, surroundings };
+        let context = Context { registry, waker, surroundings, mode: Mode::Plain, hint: None };
         let transport = transport::open(&config.link, context, Instant::now()).expect("an open transport");
         let (offered, ended, inbox) = (Vec::new(), Vec::new(), Vec::new());
         let mut end = Self { poll, transport, port, adopts: true, live: None, offered, ended, inbox };
@@ -270,7 +270,9 @@ impl End {
         }
         self.settle();
         let inbox = &mut self.inbox;
-        self.transport.receive_each(64, now, &mut |_, message| inbox.push(message.to_vec()));
+        let before = inbox.len();
+        self.transport.receive_each(64, now, &mut |_, _, message| inbox.push(message.to_vec()));
+        self.transport.finish_receive(self.inbox.len() - before, now);
         self.settle();
     }
 

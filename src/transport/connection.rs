@@ -11,7 +11,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 
 use super::frame::{self, Decoder, Encoder};
-use super::{DownReason, backoff};
+use super::{DownReason, Each, backoff};
 use crate::fault::{self, Origin, Severity};
 use crate::tunnel::{Path, PathInfo};
 
@@ -19,27 +19,29 @@ use crate::tunnel::{Path, PathInfo};
 #[derive(Debug)]
 pub struct Connection {
     path: Path,
+    info: PathInfo,
     stream: TcpStream,
     decoder: Decoder,
     encoder: Encoder,
     readable: bool,
     writable: bool,
-    received_any: bool,
+    was_answered: bool,
     since: Instant,
     ended: Option<DownReason>,
 }
 
 impl Connection {
     /// Takes over a connected stream that is registered for reading and writing.
-    pub fn new(path: Path, stream: TcpStream, now: Instant) -> Self {
+    pub fn new(path: Path, info: PathInfo, stream: TcpStream, now: Instant) -> Self {
         Self {
             path,
+            info,
             stream,
             decoder: Decoder::default(),
             encoder: Encoder::default(),
             readable: true,
             writable: true,
-            received_any: false,
+            was_answered: false,
             since: now,
             ended: None,
         }
@@ -55,9 +57,14 @@ impl Connection {
         self.ended.filter(|_| !self.decoder.has_frame())
     }
 
-    /// True if it was of use: something was received, or it lasted.
+    /// The tunnel has accepted a message that came by it.
+    pub fn note_accepted(&mut self) {
+        self.was_answered = true;
+    }
+
+    /// True if it was of use: a message was accepted, or it lasted.
     pub fn was_good(&self, now: Instant) -> bool {
-        self.received_any || now.saturating_duration_since(self.since) >= backoff::SUCCESS_AFTER
+        self.was_answered || now.saturating_duration_since(self.since) >= backoff::SUCCESS_AFTER
     }
 
     /// Takes readiness.
@@ -76,6 +83,13 @@ impl Connection {
         self.ended.is_none() && self.encoder.push_with(len, fill)
     }
 
+    /// Sends a message behind what has been collected, and all of it.
+    pub fn send(&mut self, message: &[u8]) -> bool {
+        let taken = self.send_with(message.len(), |room| room.copy_from_slice(message));
+        self.flush();
+        taken
+    }
+
     /// Writes what has been collected until the socket takes no more.
     pub fn flush(&mut self) {
         while self.writable && self.ended.is_none() && !self.encoder.is_empty() {
@@ -92,12 +106,12 @@ impl Connection {
     }
 
     /// Hands out up to `budget` messages of what one filling of the buffer has brought.
-    pub fn receive_each<'a>(&'a mut self, budget: usize, each: &mut dyn FnMut(Path, &'a mut [u8])) {
+    pub fn receive_each<'a>(&'a mut self, budget: usize, each: Each<'_, 'a>) {
         if !self.decoder.has_frame() {
             self.fill();
         }
-        let path = self.path;
-        self.decoder.take_frames(budget, &mut |message| each(path, message));
+        let (path, info) = (self.path, self.info);
+        self.decoder.take_frames(budget, &mut |message| each(path, &info, message));
     }
 
     /// Reads until the socket has no more or the buffer is full.
@@ -109,10 +123,7 @@ impl Connection {
             }
             match self.stream.read(space) {
                 Ok(0) => self.ended = Some(DownReason::Closed),
-                Ok(len) => {
-                    self.decoder.advance(len);
-                    self.received_any = true;
-                }
+                Ok(len) => self.decoder.advance(len),
                 Err(error) => self.sort(&error, Side::Read),
             }
         }

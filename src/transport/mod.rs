@@ -6,6 +6,7 @@
 //! All of them are edge-triggered: readiness ends only when a call would block.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -108,6 +109,10 @@ pub struct TransportCounters {
     pub truncated: u64,
 }
 
+/// What takes the messages of [`Transport::receive_each`]: the path that a message came by, what that is like, and the
+/// message.
+pub type Each<'e, 'a> = &'e mut dyn FnMut(Path, &PathInfo, &'a mut [u8]);
+
 /// A carrier of messages.
 ///
 /// The loop calls `handle_event` for its tokens, then drains [`poll_link`](Self::poll_link), and moves messages with
@@ -132,6 +137,11 @@ pub trait Transport {
     /// counted.
     fn send_with(&mut self, len: usize, now: Instant, fill: &mut dyn FnMut(&mut [u8])) -> bool;
 
+    /// Sends one message by this path, which may be one that is not adopted: a connection that waits, or the source of a
+    /// datagram of the last [`receive_each`](Self::receive_each). On the live path it takes its turn behind what has been
+    /// collected, and all of it is flushed. Returns false if the path is gone or takes nothing, which is counted.
+    fn send_to(&mut self, path: Path, message: &[u8], now: Instant) -> bool;
+
     /// Gives the network what has been collected; what it does not take stays for later.
     fn flush(&mut self, now: Instant);
 
@@ -140,10 +150,12 @@ pub trait Transport {
 
     /// Hands out about `budget` messages at most, of what one call to the kernel has brought; a train of datagrams is not
     /// interrupted. The messages stay valid until the transport is used again, so that they can be joined in place.
-    fn receive_each<'a>(&'a mut self, budget: usize, now: Instant, each: &mut dyn FnMut(Path, &'a mut [u8]));
+    fn receive_each<'a>(&'a mut self, budget: usize, now: Instant, each: Each<'_, 'a>);
 
-    /// Takes note of what [`receive_each`](Self::receive_each) has met, once its messages are no longer needed.
-    fn finish_receive(&mut self, now: Instant);
+    /// Takes note of what [`receive_each`](Self::receive_each) has met, once its messages are no longer needed. It
+    /// follows every call of that; `accepted` is how many of the messages the tunnel has accepted, for only those show
+    /// that the peer answers.
+    fn finish_receive(&mut self, accepted: usize, now: Instant);
 
     /// The next thing that has happened to a path.
     #[must_use]
@@ -160,6 +172,18 @@ pub trait Transport {
     fn counters(&self) -> TransportCounters;
 }
 
+/// What the tunnel does with the paths of a transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A message is a packet. A path may be the peer's by its address, so a newcomer is announced and held unread.
+    Plain,
+    /// A path is the peer's once the tunnel has authenticated a message that came by it.
+    Secure {
+        /// The length of the first message of a handshake in bytes; a stranger on a reliable path may send no other.
+        init_len: usize,
+    },
+}
+
 /// What a transport is built with, beside its settings.
 pub struct Context {
     /// Where sockets are registered.
@@ -168,6 +192,10 @@ pub struct Context {
     pub waker: Arc<Waker>,
     /// What the access rules ask about this host.
     pub surroundings: Surroundings,
+    /// What the tunnel does with paths.
+    pub mode: Mode,
+    /// Where the peer was that was authenticated last, in an earlier run.
+    pub hint: Option<SocketAddr>,
 }
 
 /// Opens the transport that the settings name. A server listens when this returns; a client has begun to connect.

@@ -13,7 +13,7 @@ use socket2::{SockRef, Type};
 use super::backoff::Backoff;
 use super::connection::{self, Connection};
 use super::resolve::{Answer, Resolver};
-use super::{Context, DownReason, FIRST_TOKEN, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use super::{Context, DownReason, Each, FIRST_TOKEN, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
 use crate::config::{Endpoint, LinkConfig};
 use crate::fault::FaultLog;
 use crate::tunnel::{Path, Rejection};
@@ -178,8 +178,9 @@ impl TcpClient {
         let Stage::Connecting { stream, target, path, .. } = stage else { return };
         self.faults.clear("connect");
         self.counters.paths += 1;
-        self.stage = Stage::Live(Box::new(Connection::new(path, stream, now)));
-        self.events.push_back(LinkEvent::Up(path, connection::path_info(target)));
+        let info = connection::path_info(target);
+        self.stage = Stage::Live(Box::new(Connection::new(path, info, stream, now)));
+        self.events.push_back(LinkEvent::Up(path, info));
     }
 
     /// Ends the live connection if it has ended by itself.
@@ -220,7 +221,11 @@ impl Transport for TcpClient {
     fn adopt(&mut self, _path: Path, _now: Instant) {}
 
     fn reject(&mut self, path: Path, _why: Rejection, now: Instant) {
-        if matches!(&self.stage, Stage::Live(connection) if connection.path() == path) {
+        let Stage::Live(connection) = &self.stage else { return };
+        if connection.path() == path {
+            if connection.was_good(now) {
+                self.backoff.reset();
+            }
             self.wait(now);
         }
     }
@@ -246,6 +251,16 @@ impl Transport for TcpClient {
         }
     }
 
+    fn send_to(&mut self, path: Path, message: &[u8], now: Instant) -> bool {
+        let taken = match &mut self.stage {
+            Stage::Live(connection) if connection.path() == path => connection.send(message),
+            _ => false,
+        };
+        self.counters.send_errors += u64::from(!taken);
+        self.reap(now);
+        taken
+    }
+
     fn flush(&mut self, now: Instant) {
         if let Stage::Live(connection) = &mut self.stage {
             connection.flush();
@@ -257,13 +272,18 @@ impl Transport for TcpClient {
         matches!(&self.stage, Stage::Live(connection) if connection.can_receive())
     }
 
-    fn receive_each<'a>(&'a mut self, budget: usize, _now: Instant, each: &mut dyn FnMut(Path, &'a mut [u8])) {
+    fn receive_each<'a>(&'a mut self, budget: usize, _now: Instant, each: Each<'_, 'a>) {
         if let Stage::Live(connection) = &mut self.stage {
             connection.receive_each(budget, each);
         }
     }
 
-    fn finish_receive(&mut self, now: Instant) {
+    fn finish_receive(&mut self, accepted: usize, now: Instant) {
+        if let Stage::Live(connection) = &mut self.stage
+            && accepted > 0
+        {
+            connection.note_accepted();
+        }
         self.reap(now);
     }
 

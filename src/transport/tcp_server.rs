@@ -12,10 +12,10 @@ use socket2::{SockRef, Type};
 
 use super::admission::Admission;
 use super::connection::{self, Connection};
-use super::{Context, DownReason, FIRST_TOKEN, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use super::{Context, DownReason, Each, FIRST_TOKEN, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
 use crate::config::LinkConfig;
 use crate::fault::FaultLog;
-use crate::tunnel::{Path, Rejection};
+use crate::tunnel::{Path, PathInfo, Rejection};
 
 const LISTENER_TOKEN: Token = Token(FIRST_TOKEN);
 
@@ -33,6 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 struct Held {
     path: Path,
+    info: PathInfo,
     stream: TcpStream,
 }
 
@@ -121,8 +122,9 @@ impl TcpServer {
         });
         match ready {
             Ok(()) => {
-                self.held.push(Held { path, stream });
-                self.events.push_back(LinkEvent::Up(path, connection::path_info(source)));
+                let info = connection::path_info(source);
+                self.held.push(Held { path, info, stream });
+                self.events.push_back(LinkEvent::Up(path, info));
             }
             Err(error) => self.faults.note(now, "accept", format_args!("Cannot set up a connection: {error}")),
         }
@@ -168,7 +170,7 @@ impl Transport for TcpServer {
         if let Some(index) = self.held.iter().position(|held| held.path == path) {
             let held = self.held.swap_remove(index);
             self.counters.paths += 1;
-            self.live = Some(Box::new(Connection::new(path, held.stream, now)));
+            self.live = Some(Box::new(Connection::new(path, held.info, held.stream, now)));
         }
     }
 
@@ -195,6 +197,15 @@ impl Transport for TcpServer {
         self.live.as_mut().is_some_and(|connection| connection.send_with(len, fill))
     }
 
+    fn send_to(&mut self, path: Path, message: &[u8], _now: Instant) -> bool {
+        // A newcomer is held unread, and nothing is said to it either.
+        let live = self.live.as_mut().filter(|live| live.path() == path);
+        let taken = live.is_some_and(|connection| connection.send(message));
+        self.counters.send_errors += u64::from(!taken);
+        self.reap();
+        taken
+    }
+
     fn flush(&mut self, _now: Instant) {
         if let Some(connection) = &mut self.live {
             connection.flush();
@@ -206,13 +217,13 @@ impl Transport for TcpServer {
         self.live.as_ref().is_some_and(|connection| connection.can_receive())
     }
 
-    fn receive_each<'a>(&'a mut self, budget: usize, _now: Instant, each: &mut dyn FnMut(Path, &'a mut [u8])) {
+    fn receive_each<'a>(&'a mut self, budget: usize, _now: Instant, each: Each<'_, 'a>) {
         if let Some(connection) = &mut self.live {
             connection.receive_each(budget, each);
         }
     }
 
-    fn finish_receive(&mut self, _now: Instant) {
+    fn finish_receive(&mut self, _accepted: usize, _now: Instant) {
         self.reap();
     }
 

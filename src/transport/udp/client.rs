@@ -15,8 +15,8 @@ use crate::config::{Endpoint, LinkConfig};
 use crate::fault::FaultLog;
 use crate::transport::backoff::Backoff;
 use crate::transport::resolve::{Answer, Resolver};
-use crate::transport::{Context, DownReason, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
-use crate::tunnel::{Path, Rejection};
+use crate::transport::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use crate::tunnel::{Path, PathInfo, Rejection};
 
 /// Wait before a socket whose route is gone is replaced.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
@@ -25,6 +25,7 @@ struct Open {
     channel: Channel,
     path: Path,
     target: SocketAddr,
+    info: PathInfo,
     heard: bool,
     /// The network says that nobody is there.
     refused: bool,
@@ -117,9 +118,10 @@ impl UdpClient {
                     self.counters.paths += 1;
                     let path = Path(self.paths);
                     let level = if after.is_none() { log::Level::Info } else { log::Level::Debug };
-                    log::log!(level, "sending to peer={} transport=udp", path_info(target).peer);
-                    self.open = Some(Open { channel, path, target, heard: false, refused: false });
-                    self.events.push_back(LinkEvent::Up(path, path_info(target)));
+                    let info = path_info(target);
+                    log::log!(level, "sending to peer={} transport=udp", info.peer);
+                    self.open = Some(Open { channel, path, target, info, heard: false, refused: false });
+                    self.events.push_back(LinkEvent::Up(path, info));
                     return;
                 }
                 Err(error) => {
@@ -215,6 +217,16 @@ impl Transport for UdpClient {
         taken
     }
 
+    fn send_to(&mut self, path: Path, message: &[u8], now: Instant) -> bool {
+        let Some(open) = self.open.as_mut().filter(|open| open.path == path) else {
+            self.counters.send_errors += 1;
+            return false;
+        };
+        let (taken, outcome) = open.channel.send(message, now, &mut self.faults, &mut self.counters);
+        self.handle_outcome(outcome, now);
+        taken
+    }
+
     fn flush(&mut self, now: Instant) {
         if let Some(open) = &mut self.open {
             let outcome = open.channel.flush(now, &mut self.faults, &mut self.counters);
@@ -226,19 +238,19 @@ impl Transport for UdpClient {
         self.open.as_ref().is_some_and(|open| open.channel.has_input())
     }
 
-    fn receive_each<'a>(&'a mut self, budget: usize, now: Instant, each: &mut dyn FnMut(Path, &'a mut [u8])) {
+    fn receive_each<'a>(&'a mut self, budget: usize, now: Instant, each: Each<'_, 'a>) {
         let Some(open) = self.open.as_mut().filter(|_| budget > 0) else { return };
         if !open.channel.fill(now, &mut self.faults) {
             return;
         }
-        let path = open.path;
+        let (path, info) = (open.path, open.info);
         let Channel { incoming, next, received, .. } = &mut open.channel;
         let mut handed_out = 0;
         for datagram in incoming.datagrams(*next, *received) {
             *next += 1;
             match datagram {
                 Some((arrival, bytes)) => {
-                    handed_out += each_of_train(&arrival, bytes, &mut |message| each(path, message));
+                    handed_out += each_of_train(&arrival, bytes, &mut |message| each(path, &info, message));
                 }
                 None => self.counters.truncated += 1,
             }
@@ -246,14 +258,14 @@ impl Transport for UdpClient {
                 break;
             }
         }
-        if handed_out > 0 {
-            (open.heard, open.refused) = (true, false);
-            self.unanswered.handle_received();
-            self.backoff.reset();
-        }
     }
 
-    fn finish_receive(&mut self, _now: Instant) {}
+    fn finish_receive(&mut self, accepted: usize, _now: Instant) {
+        let Some(open) = self.open.as_mut().filter(|_| accepted > 0) else { return };
+        (open.heard, open.refused) = (true, false);
+        self.unanswered.handle_received();
+        self.backoff.reset();
+    }
 
     fn poll_link(&mut self) -> Option<LinkEvent> {
         self.events.pop_front()

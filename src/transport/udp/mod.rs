@@ -153,6 +153,19 @@ impl Channel {
         outcome
     }
 
+    /// Sends a message behind what has been collected, and all of it.
+    fn send(
+        &mut self,
+        message: &[u8],
+        now: Instant,
+        faults: &mut FaultLog,
+        counters: &mut TransportCounters,
+    ) -> (bool, SendOutcome) {
+        let fill = &mut |room: &mut [u8]| room.copy_from_slice(message);
+        let (taken, earlier) = self.send_with(message.len(), now, faults, counters, fill);
+        (taken, earlier.max(self.flush(now, faults, counters)))
+    }
+
     /// Remembers what the kernel refuses: `EINVAL` and `EMSGSIZE` mean segments above the path's MTU, which go out one
     /// by one as fragments (`udp_send_skb()` in `net/ipv4/udp.c`); `EIO` an interface without checksum offload, and
     /// others a kernel without trains.

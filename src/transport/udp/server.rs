@@ -16,8 +16,8 @@ use crate::fault::FaultLog;
 use crate::sys::Arrival;
 use crate::transport::admission::Admission;
 use crate::transport::connection::canonical;
-use crate::transport::{Context, DownReason, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
-use crate::tunnel::{Path, Rejection};
+use crate::transport::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use crate::tunnel::{Path, PathInfo, Rejection};
 
 /// Decisions about unknown sources in one second. Each may ask the kernel for a route; a flood of strangers is to cost
 /// the peer nothing worth naming. What comes beyond is dropped and counted.
@@ -26,6 +26,7 @@ const MAX_DECISIONS: u32 = 100;
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     path: Path,
+    info: PathInfo,
     /// In the form of the socket's family.
     address: SocketAddr,
     /// Our address that the peer sends to.
@@ -114,8 +115,9 @@ impl UdpServer {
         }
         let path = self.door.new_path();
         let address = self.socket_form(remote);
-        self.set_peer(Peer { path, address, local: None, interface: 0 });
-        self.events.push_back(LinkEvent::Up(path, path_info(remote)));
+        let info = path_info(remote);
+        self.set_peer(Peer { path, info, address, local: None, interface: 0 });
+        self.events.push_back(LinkEvent::Up(path, info));
     }
 
     /// An IPv4 address as an IPv6 socket wants it.
@@ -147,7 +149,7 @@ impl UdpServer {
 /// Whose datagram it is.
 enum Source {
     /// The peer's; the second value is true if the way it comes by has changed.
-    Peer(Path, bool),
+    Peer(Path, PathInfo, bool),
     /// Of a source that may become the peer and was not known before.
     Newcomer,
     Refused,
@@ -174,7 +176,7 @@ impl Door {
             && peer.address == arrival.source
             && peer.interface == arrival.interface
         {
-            return Source::Peer(peer.path, false);
+            return Source::Peer(peer.path, peer.info, false);
         }
         if !self.may_decide(now) {
             self.counters.strangers += 1;
@@ -189,11 +191,11 @@ impl Door {
         if let Some(peer) = self.peer.as_mut().filter(|peer| peer.address == arrival.source) {
             // Its route has changed, or it has spoken for the first time.
             (peer.local, peer.interface) = (arrival.local, arrival.interface);
-            return Source::Peer(peer.path, true);
+            return Source::Peer(peer.path, peer.info, true);
         }
         let path = self.new_path();
-        self.newcomer =
-            Some(Peer { path, address: arrival.source, local: arrival.local, interface: arrival.interface });
+        let Arrival { source: address, local, interface, .. } = *arrival;
+        self.newcomer = Some(Peer { path, info: path_info(address), address, local, interface });
         Source::Newcomer
     }
 }
@@ -254,6 +256,17 @@ impl Transport for UdpServer {
         taken
     }
 
+    fn send_to(&mut self, path: Path, message: &[u8], now: Instant) -> bool {
+        // Nothing is said to a newcomer before it is adopted.
+        if self.door.peer.is_none_or(|peer| peer.path != path) {
+            self.door.counters.send_errors += 1;
+            return false;
+        }
+        let (taken, outcome) = self.channel.send(message, now, &mut self.door.faults, &mut self.door.counters);
+        self.handle_outcome(outcome, now);
+        taken
+    }
+
     fn flush(&mut self, now: Instant) {
         let outcome = self.channel.flush(now, &mut self.door.faults, &mut self.door.counters);
         self.handle_outcome(outcome, now);
@@ -263,8 +276,8 @@ impl Transport for UdpServer {
         self.door.newcomer.is_none() && self.channel.has_input()
     }
 
-    fn receive_each<'a>(&'a mut self, budget: usize, now: Instant, each: &mut dyn FnMut(Path, &'a mut [u8])) {
-        let Self { channel, door, unanswered, events, .. } = self;
+    fn receive_each<'a>(&'a mut self, budget: usize, now: Instant, each: Each<'_, 'a>) {
+        let Self { channel, door, events, .. } = self;
         if door.newcomer.is_some() || !channel.fill(now, &mut door.faults) {
             return;
         }
@@ -280,15 +293,13 @@ impl Transport for UdpServer {
                 continue;
             };
             match door.sort(&arrival, now) {
-                Source::Peer(path, changed) => {
+                Source::Peer(path, info, changed) => {
                     way_changed |= changed;
-                    unanswered.handle_received();
-                    handed_out += each_of_train(&arrival, bytes, &mut |message| each(path, message));
+                    handed_out += each_of_train(&arrival, bytes, &mut |message| each(path, &info, message));
                 }
                 Source::Refused => {}
                 Source::Newcomer => {
-                    let info = path_info(arrival.source);
-                    events.extend(door.newcomer.map(|newcomer| LinkEvent::Up(newcomer.path, info)));
+                    events.extend(door.newcomer.map(|newcomer| LinkEvent::Up(newcomer.path, newcomer.info)));
                     break;
                 }
             }
@@ -299,7 +310,11 @@ impl Transport for UdpServer {
         }
     }
 
-    fn finish_receive(&mut self, _now: Instant) {}
+    fn finish_receive(&mut self, accepted: usize, _now: Instant) {
+        if accepted > 0 {
+            self.unanswered.handle_received();
+        }
+    }
 
     fn poll_link(&mut self) -> Option<LinkEvent> {
         self.events.pop_front()
