@@ -1,5 +1,5 @@
 //! System calls that no crate offers in the form needed here: several datagrams in one call, with their
-//! control messages, without allocation. The second and last file with unsafe code.
+//! control messages, without allocation, and socket options. The second and last file with unsafe code.
 //!
 //! Addresses and control messages are written and read as bytes in their kernel layout, so that only the calls
 //! themselves are unsafe. It knows nothing of tunnels.
@@ -9,6 +9,7 @@ use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
+use std::time::Duration;
 
 use byteorder::{BigEndian, ByteOrder, NativeEndian};
 use socket2::SockAddr;
@@ -212,6 +213,16 @@ pub fn allow_fragmentation(socket: BorrowedFd<'_>, is_ipv6: bool) -> io::Result<
         set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
     }
     Ok(())
+}
+
+/// Lets a listening TCP socket report a connection only when its first bytes are there (tcp(7), `TCP_DEFER_ACCEPT`), or
+/// some time after `patience`, which the kernel rounds to whole retransmissions.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn defer_accept(socket: BorrowedFd<'_>, patience: Duration) -> io::Result<()> {
+    let seconds = libc::c_int::try_from(patience.as_secs()).unwrap_or(libc::c_int::MAX);
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
 }
 
 fn set_int(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {

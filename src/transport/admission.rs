@@ -43,6 +43,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// What to tell the administrator about a source.
+    #[must_use]
     pub fn advice(self, source: IpAddr) -> String {
         match self {
             Self::NotProtected => format!(

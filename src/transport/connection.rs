@@ -15,6 +15,9 @@ use super::{DownReason, Each, backoff};
 use crate::fault::{self, Origin, Severity};
 use crate::tunnel::{Path, PathInfo};
 
+/// Bytes that are read in vain before a connection is closed.
+const MAX_DRAIN: usize = 64 * 1024;
+
 /// A connection that messages move on.
 #[derive(Debug)]
 pub struct Connection {
@@ -45,6 +48,28 @@ impl Connection {
             since: now,
             ended: None,
         }
+    }
+
+    /// Takes over the connected stream of a stranger: with room for one frame of `max_frame` bytes, and none to send.
+    pub fn of_stranger(path: Path, info: PathInfo, stream: TcpStream, max_frame: usize, now: Instant) -> Self {
+        Self {
+            path,
+            info,
+            stream,
+            decoder: Decoder::for_frames_up_to(max_frame),
+            encoder: Encoder::with_capacity(0),
+            readable: true,
+            writable: true,
+            was_answered: false,
+            since: now,
+            ended: None,
+        }
+    }
+
+    /// Makes room for frames of every length, at least for `receive` and `send` bytes.
+    pub fn grow(&mut self, receive: usize, send: usize) {
+        self.decoder.grow(receive.max(frame::MIN_CAPACITY));
+        self.encoder.grow(send.max(frame::MIN_CAPACITY));
     }
 
     /// The path that this connection is.
@@ -107,9 +132,24 @@ impl Connection {
 
     /// Hands out up to `budget` messages of what one filling of the buffer has brought.
     pub fn receive_each<'a>(&'a mut self, budget: usize, each: Each<'_, 'a>) {
+        self.prepare();
+        self.take_each(budget, each);
+    }
+
+    /// Receives if no message is complete.
+    pub fn prepare(&mut self) {
         if !self.decoder.has_frame() {
             self.fill();
         }
+    }
+
+    /// The length that the next message announces, if that much has been received.
+    pub fn announced_len(&self) -> Option<usize> {
+        self.decoder.announced_len()
+    }
+
+    /// Hands out up to `budget` messages of those that have been received.
+    pub fn take_each<'a>(&'a mut self, budget: usize, each: Each<'_, 'a>) {
         let (path, info) = (self.path, self.info);
         self.decoder.take_frames(budget, &mut |message| each(path, &info, message));
     }
@@ -125,6 +165,18 @@ impl Connection {
                 Ok(0) => self.ended = Some(DownReason::Closed),
                 Ok(len) => self.decoder.advance(len),
                 Err(error) => self.sort(&error, Side::Read),
+            }
+        }
+    }
+
+    /// Closes the connection from this end. What the peer has sent and nobody wants is read first: with unread bytes the
+    /// kernel would reset the connection, and what was sent last could be lost.
+    pub fn close(mut self) {
+        let mut scratch = [0; 4096];
+        for _ in 0..MAX_DRAIN / scratch.len() {
+            match self.stream.read(&mut scratch) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
             }
         }
     }

@@ -1,7 +1,9 @@
 //! The framing of a byte stream: a 16-bit big-endian length, then that many bytes.
 //!
 //! Pure: it knows buffers only, no socket. [`Decoder`] cuts what arrives into frames, [`Encoder`] collects
-//! frames for one write. Neither allocates after its construction.
+//! frames for one write. Neither allocates after its construction, unless it is told to grow.
+
+use std::ops::Range;
 
 use byteorder::{BigEndian, ByteOrder};
 
@@ -12,7 +14,7 @@ pub const HEADER_LEN: usize = 2;
 pub const MAX_LEN: usize = u16::MAX as usize;
 
 /// What a buffer must hold at least so that every legal frame fits.
-const MIN_CAPACITY: usize = HEADER_LEN + MAX_LEN;
+pub const MIN_CAPACITY: usize = HEADER_LEN + MAX_LEN;
 
 /// Capacity of the receive buffer of a live connection, in bytes: many small frames or a few of the largest.
 pub const CAPACITY: usize = 256 * 1024;
@@ -22,7 +24,7 @@ pub const CAPACITY: usize = 256 * 1024;
 const BURST_ROOM: usize = 256 * 1024;
 
 /// Capacity of the send buffer, in bytes.
-const SEND_CAPACITY: usize = CAPACITY + BURST_ROOM;
+pub const SEND_CAPACITY: usize = CAPACITY + BURST_ROOM;
 
 const _: () = assert!(CAPACITY >= 2 * MIN_CAPACITY && BURST_ROOM >= MIN_CAPACITY);
 
@@ -48,7 +50,25 @@ impl Decoder {
         Self { buffer: vec![0; capacity.max(MIN_CAPACITY)].into_boxed_slice(), start: 0, end: 0 }
     }
 
-    /// The room to receive into. It is never empty once [`next_frame`](Self::next_frame) has returned `None`.
+    /// A decoder with just the room for one frame of `max_len` bytes. A longer frame is never complete; whoever uses this
+    /// asks for [`announced_len`](Self::announced_len) and gives such a stream up.
+    pub fn for_frames_up_to(max_len: usize) -> Self {
+        Self { buffer: vec![0; HEADER_LEN + max_len.min(MAX_LEN)].into_boxed_slice(), start: 0, end: 0 }
+    }
+
+    /// Makes room for `capacity` bytes if there is less, and keeps what was received.
+    pub fn grow(&mut self, capacity: usize) {
+        (self.buffer, self.start, self.end) = grown(&self.buffer, self.start..self.end, capacity);
+    }
+
+    /// The length that the next frame announces, once its header is there, whether or not the frame is complete.
+    pub fn announced_len(&self) -> Option<usize> {
+        let received = self.buffer[self.start..self.end].get(..HEADER_LEN)?;
+        Some(usize::from(BigEndian::read_u16(received)))
+    }
+
+    /// The room to receive into. It is never empty once [`next_frame`](Self::next_frame) has returned `None`, unless the
+    /// frame is longer than the decoder was made for.
     ///
     /// What is left of an unfinished frame moves to the front only when the room behind it could not hold
     /// the rest of that frame.
@@ -56,7 +76,7 @@ impl Decoder {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
-        } else if self.buffer.len() - self.start < MIN_CAPACITY {
+        } else if self.buffer.len() - self.start < MIN_CAPACITY.min(self.buffer.len()) {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
@@ -101,12 +121,8 @@ impl Decoder {
     }
 
     fn complete_len(&self) -> Option<usize> {
-        let received = &self.buffer[self.start..self.end];
-        if received.len() < HEADER_LEN {
-            return None;
-        }
-        let len = usize::from(BigEndian::read_u16(received));
-        (received.len() >= HEADER_LEN + len).then_some(len)
+        let len = self.announced_len()?;
+        (self.end - self.start >= HEADER_LEN + len).then_some(len)
     }
 }
 
@@ -122,11 +138,21 @@ pub struct Encoder {
 
 impl Default for Encoder {
     fn default() -> Self {
-        Self { buffer: vec![0; SEND_CAPACITY].into_boxed_slice(), start: 0, end: 0 }
+        Self::with_capacity(SEND_CAPACITY)
     }
 }
 
 impl Encoder {
+    /// An encoder whose buffer holds `capacity` bytes.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { buffer: vec![0; capacity].into_boxed_slice(), start: 0, end: 0 }
+    }
+
+    /// Makes room for `capacity` bytes if there is less, and keeps what was not written yet.
+    pub fn grow(&mut self, capacity: usize) {
+        (self.buffer, self.start, self.end) = grown(&self.buffer, self.start..self.end, capacity);
+    }
+
     /// True if whatever one read from the device becomes fits.
     pub fn has_room(&self) -> bool {
         self.buffer.len() - self.end >= BURST_ROOM
@@ -166,6 +192,14 @@ impl Encoder {
             self.end = 0;
         }
     }
+}
+
+/// A buffer of at least `capacity` bytes with what `used` names at its front, and where that lies in it.
+fn grown(buffer: &[u8], used: Range<usize>, capacity: usize) -> (Box<[u8]>, usize, usize) {
+    let mut larger = vec![0; capacity.max(buffer.len())].into_boxed_slice();
+    let len = used.len();
+    larger[..len].copy_from_slice(&buffer[used]);
+    (larger, 0, len)
 }
 
 #[cfg(test)]
@@ -217,6 +251,38 @@ mod tests {
         let mut decoder = Decoder::with_capacity(0);
         assert_eq!(decode_in_slices(&mut decoder, &encode(&frames), &[1]), frames);
         assert!(!decoder.is_mid_frame());
+    }
+
+    #[test]
+    fn a_small_decoder_takes_its_longest_frame_and_no_longer_one_until_it_grows() {
+        let mut decoder = Decoder::for_frames_up_to(216);
+        assert_eq!(decoder.space().len(), HEADER_LEN + 216, "no byte more is read than one frame has");
+        let frames = vec![vec![3; 216], vec![4; 10], vec![5; 216]];
+        assert_eq!(decode_in_slices(&mut decoder, &encode(&frames), &[1]), frames);
+        assert_eq!(decode_in_slices(&mut decoder, &encode(&frames), &[usize::MAX]), frames);
+        decoder.space()[..3].copy_from_slice(&[0, 217, 9]);
+        decoder.advance(3);
+        assert_eq!(decoder.announced_len(), Some(217));
+        let rest = decoder.space().len();
+        decoder.advance(rest);
+        assert!(decoder.next_frame().is_none() && decoder.space().is_empty());
+        decoder.grow(CAPACITY);
+        decoder.space()[0] = 8;
+        decoder.advance(1);
+        let frame = decoder.next_frame().expect("the frame, now that there is room for it");
+        assert_eq!((frame.len(), frame[0], frame[216]), (217, 9, 8));
+    }
+
+    #[test]
+    fn an_encoder_that_grows_keeps_what_was_not_written() {
+        let mut encoder = Encoder::with_capacity(10);
+        assert!(encoder.push_with(5, |body| body.copy_from_slice(b"first")));
+        assert!(!encoder.push_with(5, |_| panic!("there is no room")));
+        encoder.consume(3);
+        encoder.grow(SEND_CAPACITY);
+        assert!(encoder.has_room());
+        assert!(encoder.push_with(4, |body| body.copy_from_slice(b"next")));
+        assert_eq!(encoder.pending(), b"irst\0\x04next");
     }
 
     #[test]

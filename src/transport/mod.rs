@@ -13,16 +13,19 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::{Registry, Token, Waker};
 
-use crate::config::{LinkConfig, Protocol, Role};
+use crate::config::{Access, LinkConfig, Protocol, Role};
 use crate::tunnel::{Path, PathInfo, Rejection};
 
+mod acceptor;
 pub mod admission;
 mod backoff;
 mod connection;
 pub mod frame;
+mod pending;
 pub mod resolve;
 mod socket;
 mod tcp_client;
+mod tcp_gate;
 mod tcp_server;
 mod udp;
 
@@ -203,20 +206,41 @@ pub struct Context {
 /// # Errors
 /// The local address or port cannot be used. That the peer cannot be reached is no error.
 pub fn open(config: &LinkConfig, context: Context, now: Instant) -> io::Result<Box<dyn Transport>> {
-    Ok(match (config.protocol, &config.role) {
-        (Protocol::Tcp, Role::Connect(endpoint)) => {
+    Ok(match (config.protocol, &config.role, context.mode) {
+        (Protocol::Tcp, Role::Connect(endpoint), Mode::Plain | Mode::Secure { .. }) => {
             Box::new(tcp_client::TcpClient::open(config, endpoint.clone(), context, now))
         }
-        (Protocol::Tcp, Role::Listen(access)) => {
+        (Protocol::Tcp, Role::Listen(access), Mode::Plain) => {
             let admission = Admission::new(access.clone(), config, &context);
             Box::new(tcp_server::TcpServer::open(config, admission, context, now)?)
         }
-        (Protocol::Udp, Role::Connect(endpoint)) => {
+        (Protocol::Tcp, Role::Listen(access), Mode::Secure { init_len }) => {
+            let admission = Admission::new(before_authentication(access), config, &context);
+            Box::new(tcp_gate::TcpGate::open(config, admission, init_len, context)?)
+        }
+        (Protocol::Udp, Role::Connect(endpoint), Mode::Plain) => {
             Box::new(udp::client::UdpClient::open(config, endpoint.clone(), context, now))
         }
-        (Protocol::Udp, Role::Listen(access)) => {
+        (Protocol::Udp, Role::Listen(access), Mode::Plain) => {
             let admission = Admission::new(access.clone(), config, &context);
             Box::new(udp::server::UdpServer::open(config, admission, context, now)?)
         }
+        (Protocol::Udp, role, Mode::Secure { .. }) => {
+            let access = match role {
+                Role::Connect(_) => Access::Any,
+                Role::Listen(access) => before_authentication(access),
+            };
+            let admission = Admission::new(access, config, &context);
+            Box::new(udp::roaming::Roaming::open(config, admission, context, now)?)
+        }
     })
+}
+
+/// Whose messages are looked at on a secure link: addresses are no credentials, and only a list of networks narrows
+/// them. A host that is named is where the peer is expected, nothing more.
+fn before_authentication(access: &Access) -> Access {
+    match access {
+        Access::Networks(networks) => Access::Networks(networks.clone()),
+        Access::Protected | Access::Any | Access::Remote { .. } => Access::Any,
+    }
 }

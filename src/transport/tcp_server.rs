@@ -3,33 +3,26 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::event::Event;
-use mio::net::{TcpListener, TcpStream};
-use mio::{Interest, Registry, Token};
+use mio::net::TcpStream;
+use mio::{Interest, Registry};
 use socket2::{SockRef, Type};
 
+use super::acceptor::{Acceptor, LISTENER_TOKEN, token_of};
 use super::admission::Admission;
 use super::connection::{self, Connection};
-use super::{Context, DownReason, Each, FIRST_TOKEN, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use super::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
 use crate::config::LinkConfig;
 use crate::fault::FaultLog;
 use crate::tunnel::{Path, PathInfo, Rejection};
 
-const LISTENER_TOKEN: Token = Token(FIRST_TOKEN);
-
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 64;
 
-/// Connections accepted in one turn of the loop.
-const ACCEPT_BUDGET: usize = 16;
-
 /// Newcomers held at the same time; the tunnel turns most of them away sooner.
 const MAX_HELD: usize = 16;
-
-/// Wait before accepting again when descriptors or memory are short.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 struct Held {
     path: Path,
@@ -41,8 +34,7 @@ struct Held {
 pub struct TcpServer {
     config: LinkConfig,
     registry: Registry,
-    listener: TcpListener,
-    accept_again_at: Option<Instant>,
+    acceptor: Acceptor,
     admission: Admission,
     held: Vec<Held>,
     live: Option<Box<Connection>>,
@@ -59,16 +51,13 @@ impl TcpServer {
     /// The address or the port cannot be used.
     pub fn open(config: &LinkConfig, mut admission: Admission, context: Context, now: Instant) -> io::Result<Self> {
         let (socket, address) = socket::bind_server(config, Type::STREAM)?;
-        socket.listen(BACKLOG)?;
-        let mut listener = TcpListener::from_std(socket.into());
-        context.registry.register(&mut listener, LISTENER_TOKEN, Interest::READABLE)?;
+        let acceptor = Acceptor::listen(socket, BACKLOG, &context.registry)?;
         log::info!("listening on {address} transport=tcp");
         admission.refresh_remote(now);
         Ok(Self {
             config: config.clone(),
             registry: context.registry,
-            listener,
-            accept_again_at: None,
+            acceptor,
             admission,
             held: Vec::new(),
             live: None,
@@ -80,29 +69,9 @@ impl TcpServer {
     }
 
     fn accept_each(&mut self, now: Instant) {
-        for _ in 0..ACCEPT_BUDGET {
-            match self.listener.accept() {
-                Ok((stream, source)) => self.admit(stream, source, now),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => {
-                        return;
-                    }
-                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                    // accept(2): EMFILE, ENFILE, ENOBUFS, ENOMEM pass, and network errors of the new socket too.
-                    _ => {
-                        self.faults.note(
-                            now,
-                            "accept",
-                            format_args!("Cannot accept a connection: {error}; trying again"),
-                        );
-                        self.accept_again_at = Some(now + ACCEPT_PAUSE);
-                        return;
-                    }
-                },
-            }
+        for (stream, source) in self.acceptor.accept(now, &mut self.faults) {
+            self.admit(stream, source, now);
         }
-        // The budget is used up and the listener may have more: come back in the next turn.
-        self.accept_again_at = Some(now);
     }
 
     fn admit(&mut self, mut stream: TcpStream, source: SocketAddr, now: Instant) {
@@ -137,10 +106,6 @@ impl TcpServer {
             self.events.push_back(LinkEvent::Down { path: connection.path(), reason, retry: None });
         }
     }
-}
-
-fn token_of(path: Path) -> Token {
-    Token(LISTENER_TOKEN.0.wrapping_add(path.0 as usize))
 }
 
 impl Transport for TcpServer {
@@ -232,11 +197,11 @@ impl Transport for TcpServer {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        [self.accept_again_at, self.admission.poll_timeout()].into_iter().flatten().min()
+        [self.acceptor.poll_timeout(), self.admission.poll_timeout()].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        if self.accept_again_at.take_if(|at| *at <= now).is_some() {
+        if self.acceptor.is_due(now) {
             self.accept_each(now);
         }
         self.admission.handle_timeout(now);

@@ -28,7 +28,9 @@ use queue::SendQueue;
 
 pub mod client;
 mod queue;
+pub mod roaming;
 pub mod server;
+mod sources;
 
 const TOKEN: Token = Token(FIRST_TOKEN);
 
@@ -166,6 +168,24 @@ impl Channel {
         (taken, earlier.max(self.flush(now, faults, counters)))
     }
 
+    /// Sends one message to an address, past what has been collected for the peer.
+    fn send_past(
+        &mut self,
+        departure: &Departure<'_>,
+        now: Instant,
+        faults: &mut FaultLog,
+        counters: &mut TransportCounters,
+    ) -> (bool, SendOutcome) {
+        match sys::send(self.socket.as_fd(), departure) {
+            Ok(()) => (true, SendOutcome::Sent),
+            Err(error) => {
+                // It does not wait for a full socket as those for the peer do.
+                counters.send_errors += u64::from(error.kind() == io::ErrorKind::WouldBlock);
+                (false, self.sort(&error, 1, now, faults, counters))
+            }
+        }
+    }
+
     /// Remembers what the kernel refuses: `EINVAL` and `EMSGSIZE` mean segments above the path's MTU, which go out one
     /// by one as fragments (`udp_send_skb()` in `net/ipv4/udp.c`); `EIO` an interface without checksum offload, and
     /// others a kernel without trains.
@@ -289,7 +309,8 @@ fn path_info(peer: SocketAddr) -> PathInfo {
     PathInfo { reliable: false, max_message, peer }
 }
 
-/// Watches for a peer that is sent to and does not answer, so that its name can be looked up again.
+/// Watches for a peer that is sent to and does not answer, so that its name can be looked up again. Only what the tunnel
+/// has accepted is an answer.
 #[derive(Debug, Default)]
 struct Unanswered {
     since: Option<Instant>,
@@ -302,6 +323,11 @@ impl Unanswered {
             self.since = Some(now);
             self.check_at = Some(now + CHECK_INTERVAL);
         }
+    }
+
+    /// How long messages have been sent and nothing was accepted.
+    fn duration(&self, now: Instant) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     fn handle_received(&mut self) {
