@@ -72,6 +72,11 @@ impl Connection {
         self.encoder.grow(send.max(frame::MIN_CAPACITY));
     }
 
+    /// What the path is like.
+    pub fn info(&self) -> PathInfo {
+        self.info
+    }
+
     /// The path that this connection is.
     pub fn path(&self) -> Path {
         self.path
@@ -85,6 +90,11 @@ impl Connection {
     /// The tunnel has accepted a message that came by it.
     pub fn note_accepted(&mut self) {
         self.was_answered = true;
+    }
+
+    /// True if a message that came by it was accepted.
+    pub fn was_answered(&self) -> bool {
+        self.was_answered
     }
 
     /// True if it was of use: a message was accepted, or it lasted.

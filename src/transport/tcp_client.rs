@@ -13,7 +13,9 @@ use socket2::{SockRef, Type};
 use super::backoff::Backoff;
 use super::connection::{self, Connection};
 use super::resolve::{Answer, Resolver};
-use super::{Context, DownReason, Each, FIRST_TOKEN, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use super::{
+    Context, DownReason, Each, FIRST_TOKEN, LinkEvent, Mode, RESOLVER_TOKEN, Transport, TransportCounters, socket,
+};
 use crate::config::{Endpoint, LinkConfig};
 use crate::fault::FaultLog;
 use crate::tunnel::{Path, Rejection};
@@ -40,6 +42,7 @@ pub struct TcpClient {
     config: LinkConfig,
     registry: Registry,
     resolver: Resolver,
+    mode: Mode,
     known: Vec<SocketAddr>,
     stage: Stage,
     backoff: Backoff,
@@ -56,6 +59,7 @@ impl TcpClient {
             config: config.clone(),
             registry: context.registry,
             resolver: Resolver::new(endpoint, context.waker),
+            mode: context.mode,
             known: Vec::new(),
             stage: Stage::Waiting { until: now },
             backoff: Backoff::default(),
@@ -187,7 +191,27 @@ impl TcpClient {
     fn reap(&mut self, now: Instant) {
         let Stage::Live(connection) = &self.stage else { return };
         let (Some(reason), path) = (connection.ended(), connection.path()) else { return };
-        if connection.was_good(now) {
+        let is_dismissed = matches!(reason, DownReason::Closed | DownReason::Reset) && !connection.was_answered();
+        let (peer, was_good) = (connection.info().peer, connection.was_good(now));
+        match self.mode {
+            Mode::Secure { .. } if is_dismissed => {
+                let text = format_args!(
+                    "The server at {peer} closed the connection without an answer: it is plain, or its secret or keys \
+                     are others; give both ends the same"
+                );
+                self.faults.note(now, "dismissed", text);
+            }
+            // A plain link that was idle for long says nothing by its end.
+            Mode::Plain if is_dismissed && !was_good => {
+                let text = format_args!(
+                    "The server at {peer} closed the connection without a byte: it serves another peer, or if it is a \
+                     secure link, this end needs its secret (--secret-file)"
+                );
+                self.faults.note(now, "dismissed", text);
+            }
+            Mode::Secure { .. } | Mode::Plain => {}
+        }
+        if was_good {
             self.backoff.reset();
         }
         let retry = Some(self.wait(now));

@@ -18,6 +18,10 @@ use crate::transport::resolve::{Answer, Resolver};
 use crate::transport::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
 use crate::tunnel::{Path, PathInfo, Rejection};
 
+/// Silence after sending to a peer that was never heard after which the log says so, and how often it does.
+const COMPLAIN_AFTER: Duration = Duration::from_secs(10);
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
 /// Wait before a socket whose route is gone is replaced.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
 
@@ -40,6 +44,7 @@ pub struct UdpClient {
     open: Option<Open>,
     open_again_at: Option<Instant>,
     unanswered: Unanswered,
+    complained_at: Option<Instant>,
     backoff: Backoff,
     paths: u64,
     events: VecDeque<LinkEvent>,
@@ -58,6 +63,7 @@ impl UdpClient {
             open: None,
             open_again_at: None,
             unanswered: Unanswered::default(),
+            complained_at: None,
             backoff: Backoff::default(),
             paths: 0,
             events: VecDeque::new(),
@@ -159,10 +165,29 @@ impl UdpClient {
         }
     }
 
+    /// Says that nothing comes back from a peer that was never heard. A peer that only listens is no fault otherwise.
+    fn complain(&mut self, now: Instant) {
+        let Some(open) = self.open.as_ref().filter(|open| !open.heard) else { return };
+        let is_recent = self.complained_at.is_some_and(|at| now.saturating_duration_since(at) < COMPLAIN_EVERY);
+        if is_recent || self.unanswered.duration(now) < COMPLAIN_AFTER {
+            return;
+        }
+        self.complained_at = Some(now);
+        let text = format_args!(
+            "Nothing has come from the peer at {}: look whether it runs, whether a firewall drops the datagrams, and \
+             whether the link is secure there (then this end needs its secret, --secret-file)",
+            open.info.peer
+        );
+        self.faults.note(now, "unanswered", text);
+    }
+
     fn handle_outcome(&mut self, outcome: SendOutcome, now: Instant) {
         match outcome {
             SendOutcome::Idle => {}
-            SendOutcome::Sent => self.unanswered.handle_sent(now),
+            SendOutcome::Sent => {
+                self.unanswered.handle_sent(now);
+                self.complain(now);
+            }
             SendOutcome::Refused => {
                 if let Some(open) = &mut self.open {
                     open.refused = true;
