@@ -2,7 +2,8 @@
 //! adopted, and cost a bounded amount of everything.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -10,7 +11,7 @@ use simpletun::transport::DownReason;
 use simpletun::tunnel::{Path, Rejection};
 use socket2::{Domain, Socket, Type};
 
-use super::{DEADLINE, End, INIT_LEN, Kind, free_port, hello, pair, pattern, secure};
+use super::{DEADLINE, End, INIT_LEN, Kind, free_port, hello, pair, pattern, plain, secure};
 
 const UDP: [Kind; 2] = [secure("-U", "127.0.0.1"), secure("-U", "::1")];
 const TCP: [Kind; 2] = [secure("", "127.0.0.1"), secure("", "::1")];
@@ -338,6 +339,82 @@ fn a_thousand_connections_that_wait_do_not_disturb_the_live_one() {
         assert_eq!(server.live, server.live.filter(|_| server.ended.is_empty()));
     }
     assert!(server.transport.counters().refused > 0);
+}
+
+#[test]
+fn a_client_says_when_the_server_ends_the_connection_without_an_answer() {
+    for (kind, expected) in [(TCP4, "without an answer"), (plain("", "127.0.0.1"), "without a byte")] {
+        let lines = captured_lines();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let expected = format!("The server at {address} closed the connection {expected}");
+        let mut client = End::client(kind, address.port());
+        let (mut answering, _) = listener.accept().expect("a connection");
+        client.until("its path", |end| end.live.is_some());
+        send_frame(&mut answering, &hello());
+        client.until("the answer", |end| !end.inbox.is_empty());
+        drop(answering);
+        client.until("its end", |end| end.ended.len() == 1);
+        assert_eq!(lines.count(&expected), 0, "{kind:?}: it had been answered");
+        for attempt in 2..4 {
+            client.until("its next path", |end| end.offered.len() == attempt);
+            drop(listener.accept().expect("a connection"));
+            client.until("its end", |end| end.ended.len() == attempt);
+        }
+        assert_eq!(lines.count(&expected), 1, "{kind:?}: once a minute");
+    }
+}
+
+#[test]
+fn a_plain_datagram_client_says_when_nothing_has_come_back_for_ten_seconds() {
+    let lines = captured_lines();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let mut client = End::client(plain("-U", "127.0.0.1"), silent.local_addr().expect("an address").port());
+    let start = Instant::now();
+    let expected = format!("Nothing has come from the peer at {}", silent.local_addr().expect("an address"));
+    let mut send_at = |seconds| {
+        let now = start + Duration::from_secs(seconds);
+        assert!(client.transport.send_with(1, now, &mut |room| room.fill(0)));
+        client.transport.flush(now);
+        lines.count(&expected)
+    };
+    let said: Vec<usize> = [0, 9, 10, 11, 69, 70].into_iter().map(&mut send_at).collect();
+    assert_eq!(said, [0, 0, 1, 1, 1, 2]);
+    client.transport.finish_receive(1, start);
+    assert!(client.transport.send_with(1, start + Duration::from_secs(200), &mut |room| room.fill(0)));
+    assert_eq!(lines.count(&expected), 2, "a peer that was heard may be silent");
+}
+
+/// The log of this process from now on.
+struct Lines(usize);
+
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Capture;
+
+impl log::Log for Capture {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        LINES.lock().expect("no panic elsewhere").push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+fn captured_lines() -> Lines {
+    // The second time it is there already.
+    let _ = log::set_logger(&Capture);
+    log::set_max_level(log::LevelFilter::Warn);
+    Lines(LINES.lock().expect("no panic elsewhere").len())
+}
+
+impl Lines {
+    fn count(&self, text: &str) -> usize {
+        LINES.lock().expect("no panic elsewhere")[self.0..].iter().filter(|line| line.contains(text)).count()
+    }
 }
 
 /// A server that adopts nothing by itself.

@@ -434,3 +434,111 @@ impl Transport for Roaming {
         self.counters
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+
+    use mio::{Poll, Waker};
+
+    use crate::cli::Cli;
+    use crate::config::Config;
+    use crate::transport::admission::Surroundings;
+    use crate::transport::{Mode, before_authentication};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A connecting end whose peer has two addresses, where nobody answers, with the poll that it is registered at.
+    fn client() -> (Roaming, Poll, [SocketAddr; 2], Instant) {
+        let silent: Vec<UdpSocket> = (0..2).map(|_| UdpSocket::bind("127.0.0.1:0").expect("a socket")).collect();
+        let known = [0, 1].map(|index| silent[index].local_addr().expect("an address"));
+        let line = format!("simpletun -i t -U -c {}", known[0]);
+        let options = Cli::from_arguments(line.split_whitespace()).expect("legal flags").options;
+        let config = Config::new(&options, &|_, _| None).expect("a legal configuration").link;
+        let poll = Poll::new().expect("a poll");
+        let registry = poll.registry().try_clone().expect("its registry");
+        let waker = Arc::new(Waker::new(&registry, RESOLVER_TOKEN).expect("a waker"));
+        let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
+        let context = Context { registry, waker, surroundings, mode: Mode::Secure { init_len: 168 }, hint: None };
+        let admission = Admission::new(before_authentication(&Access::Any), &config, &context);
+        #[expect(clippy::disallowed_methods, reason = "a starting point for virtual time")]
+        let now = Instant::now();
+        let mut client = Roaming::open(&config, admission, context, now).expect("a socket");
+        client.search.known = known.to_vec();
+        (client, poll, known, now)
+    }
+
+    /// The addresses that are announced, and the reasons for which others end.
+    fn drain(client: &mut Roaming) -> (Vec<SocketAddr>, Vec<DownReason>) {
+        let (mut announced, mut ended) = (Vec::new(), Vec::new());
+        while let Some(event) = client.poll_link() {
+            match event {
+                LinkEvent::Up(path, info) => {
+                    client.adopt(path, client_time());
+                    announced.push(info.peer);
+                }
+                LinkEvent::Down { reason, .. } => ended.push(reason),
+            }
+        }
+        (announced, ended)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "adopting needs a time and does not depend on it")]
+    fn client_time() -> Instant {
+        Instant::now()
+    }
+
+    fn send(client: &mut Roaming, now: Instant) {
+        assert!(client.send_with(4, now, &mut |room| room.fill(1)));
+        client.flush(now);
+    }
+
+    #[test]
+    fn an_address_that_never_answers_is_left_after_a_second_and_one_that_has_answered_after_ten() {
+        let (mut client, _poll, known, start) = client();
+        assert_eq!(drain(&mut client), (vec![known[0]], vec![]));
+        assert_eq!(client.poll_timeout(), None, "nothing has been sent yet");
+        send(&mut client, start);
+        client.handle_timeout(start + SECOND / 2);
+        assert_eq!(drain(&mut client), (vec![], vec![]));
+        assert_eq!(client.poll_timeout(), Some(start + SECOND));
+        client.handle_timeout(start + SECOND);
+        assert_eq!(drain(&mut client), (vec![known[1]], vec![DownReason::Unreachable]));
+        client.finish_receive(1, start + SECOND);
+        assert_eq!(client.poll_timeout(), None, "it has answered");
+        let later = start + 2 * SECOND;
+        send(&mut client, later);
+        for second in 1..10 {
+            client.handle_timeout(later + second * SECOND);
+            assert_eq!(drain(&mut client), (vec![], vec![]), "after {second} s");
+        }
+        client.handle_timeout(later + DOUBT_AFTER);
+        assert_eq!(drain(&mut client), (vec![known[0]], vec![DownReason::Unreachable]));
+    }
+
+    #[test]
+    fn a_name_that_stands_for_another_address_moves_the_target_and_a_failed_look_up_does_not() {
+        let (mut client, _poll, known, now) = client();
+        assert_eq!(drain(&mut client).0, [known[0]]);
+        client.handle_answer(Err("no name server answers".to_owned()), now);
+        client.handle_answer(Ok(vec![known[1], known[0]]), now);
+        assert_eq!(drain(&mut client), (vec![], vec![]), "it is one of the addresses still");
+        client.handle_answer(Ok(vec![known[1]]), now);
+        assert_eq!(drain(&mut client), (vec![known[1]], vec![DownReason::AddressChanged]));
+        client.handle_answer(Ok(vec!["[::1]:9".parse().expect("an address")]), now);
+        assert_eq!(drain(&mut client).1, [DownReason::AddressChanged]);
+    }
+
+    #[test]
+    fn a_single_address_is_not_announced_again_however_long_it_is_silent() {
+        let (mut client, _poll, known, start) = client();
+        client.search.known.truncate(1);
+        assert_eq!(drain(&mut client).0, [known[0]]);
+        send(&mut client, start);
+        assert_eq!(client.poll_timeout(), None, "there is nothing else to try");
+        client.handle_timeout(start + 100 * SECOND);
+        assert_eq!(drain(&mut client), (vec![], vec![]));
+    }
+}
