@@ -187,6 +187,13 @@ impl TcpClient {
         self.events.push_back(LinkEvent::Up(path, info));
     }
 
+    /// Closes the live connection, if there is one, so that what was sent last still arrives.
+    fn close(&mut self, now: Instant) {
+        if let Stage::Live(connection) = std::mem::replace(&mut self.stage, Stage::Waiting { until: now }) {
+            connection.close();
+        }
+    }
+
     /// Ends the live connection if it has ended by itself.
     fn reap(&mut self, now: Instant) {
         let Stage::Live(connection) = &self.stage else { return };
@@ -250,6 +257,7 @@ impl Transport for TcpClient {
             if connection.was_good(now) {
                 self.backoff.reset();
             }
+            self.close(now);
             self.wait(now);
         }
     }
@@ -260,7 +268,7 @@ impl Transport for TcpClient {
             self.events.push_back(LinkEvent::Down { path, reason, retry: Some(Duration::ZERO) });
         }
         self.backoff.reset();
-        self.stage = Stage::Waiting { until: now };
+        self.close(now);
         self.start_round(now);
     }
 

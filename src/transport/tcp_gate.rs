@@ -121,7 +121,11 @@ impl TcpGate {
         let origin = Origin::of(source.ip());
         if !self.pending.has_room(origin) {
             self.counters.refused += 1;
-            return;
+            let text = format_args!(
+                "Refused a connection from {}: too many are waiting to be authenticated; --allow narrows who is heard",
+                source.ip().to_canonical()
+            );
+            return self.faults.note(now, "pending", text);
         }
         self.paths += 1;
         let path = Path(self.paths);
@@ -178,6 +182,7 @@ impl Transport for TcpGate {
         } else if let Some(stranger) = self.pending.find(|stranger| token_of(stranger.connection.path()) == token) {
             stranger.connection.handle_event(event);
             stranger.connection.flush();
+            self.reap();
         }
     }
 

@@ -125,6 +125,11 @@ fn a_server_expects_the_last_peer_unless_another_is_named_or_it_is_not_allowed()
         end.transport.reconnect(Instant::now());
         end.settle();
         assert_eq!((end.offered.len(), end.ended.len()), (2 * announced, announced), "{flags}");
+        end.offered.drain(..).for_each(|path| end.transport.reject(path, Rejection::Replaced, Instant::now()));
+        assert_eq!(end.transport.poll_timeout(), None, "{flags}: a guess that was wrong is not repeated");
+        end.transport.reconnect(Instant::now());
+        end.settle();
+        assert_eq!(end.offered, [], "{flags}");
     }
     let remote = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let address = remote.local_addr().expect("an address");

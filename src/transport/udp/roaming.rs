@@ -301,8 +301,14 @@ impl Transport for Roaming {
         if self.sources.peer.is_some_and(|peer| peer.path == path) {
             self.forget_peer();
         }
-        if self.sources.target.take_if(|target| target.path == path).is_some() {
+        if self.sources.target.take_if(|target| target.path == path).is_none() {
+            return;
+        }
+        if self.search.resolver.is_some() {
             self.announce_later(now);
+        } else {
+            // The address was a guess of ours.
+            self.search.known.clear();
         }
     }
 
