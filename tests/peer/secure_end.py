@@ -72,14 +72,13 @@ class Session:
     peer: dict[str, Any]
     next_counter: int = 0
     window: ReplayWindow = field(default_factory=ReplayWindow)
+    # Of the messages that were accepted: their number, whatever their counters, and the bytes in both directions.
+    accepted: int = 0
     bytes_moved: int = 0
-
-    def messages_moved(self) -> int:
-        return max(self.next_counter, self.window.greatest + 1)
 
     def is_used_up(self, now: float, factor: float, seconds: float) -> bool:
         return (now - self.created >= seconds or self.bytes_moved >= REKEY_BYTES * factor
-                or self.messages_moved() >= REKEY_MESSAGES * factor)
+                or max(self.next_counter, self.accepted) >= REKEY_MESSAGES * factor)
 
     def header(self, message_type: int, lane: int = 0) -> Header:
         header = Header(message_type, lane, self.peer_index, self.next_counter)
@@ -358,6 +357,7 @@ class End:
         plaintext = session.opening.open(message)
         moves = header.counter > session.window.greatest
         session.window.accept(header.counter)
+        session.accepted += 1
         session.bytes_moved += len(message) - HEADER_LENGTH
         if session is self.next:
             self.next = None
