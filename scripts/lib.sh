@@ -75,6 +75,26 @@ target_directory() {
         sed 's/.*"target_directory":"\([^"]*\)".*/\1/'
 }
 
+# Makes the Python environment in which the second implementation of secure links runs, unless it is there with exactly
+# what tests/peer/requirements.txt wants, and prints the path of its Python. It is made of the system's own Python, for
+# the tests must not depend on what PATH finds.
+peer_python() {
+    local wanted=$root/tests/peer/requirements.txt environment
+    environment=$(target_directory)/peer-venv
+    # The copy is put there last, so that an environment that was left half made is not taken for a whole one.
+    if ! cmp -s "$wanted" "$environment/requirements.txt" ||
+        ! "$environment/bin/python" -c 'import cryptography, noise.connection' 2>/dev/null; then
+        say "Making the Python environment of tests/peer in $environment" >&2
+        # Called for its output, a function does not end at the first failure by itself.
+        rm -rf "$environment" &&
+            /usr/bin/python3 -m venv "$environment" >&2 &&
+            "$environment/bin/python" -m pip install -q --disable-pip-version-check -r "$wanted" >&2 &&
+            cp "$wanted" "$environment/requirements.txt" ||
+            die "cannot make the Python environment of tests/peer"
+    fi
+    printf '%s\n' "$environment/bin/python"
+}
+
 # Two hosts in one machine, for a script that the runner gave namespaces of its own: `local` and `remote`, joined by a
 # cable. Their programs are started and stopped here and log to files in $scratch.
 local_address=10.86.43.51

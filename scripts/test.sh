@@ -8,7 +8,7 @@ set -eu
 cd "$root"
 
 install_missing iproute2 iputils-ping iperf3 nftables socat openvpn quicktun tcpdump ethtool isc-dhcp-client \
-    dnsmasq-base udhcpc radvd conntrack openssh-server openssh-client python3 procps util-linux
+    dnsmasq-base udhcpc radvd conntrack openssh-server openssh-client python3 python3-venv procps util-linux
 
 if ! cargo nextest --version >/dev/null 2>&1; then
     say "Installing cargo-nextest, which runs each test in a process of its own"
@@ -24,5 +24,7 @@ fi
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 triple=$(printf '%s' "$host" | tr 'a-z-' 'A-Z_')
+SIMPLETUN_TEST_PYTHON=$(peer_python)
+export SIMPLETUN_TEST_PYTHON
 cargo test --doc
 env "CARGO_TARGET_${triple}_RUNNER=$runner" cargo nextest run "$@"

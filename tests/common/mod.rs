@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod lab;
 pub mod net;
 pub mod peer;
+pub mod secure_peer;
 pub mod traffic;
 pub mod wait;
 
