@@ -40,7 +40,7 @@ the input ends, the commands that were read are finished, and then the program e
                                          and {} or null takes it back. "confirm" false: no EMPTY after a handshake
     {"do": "await", "event": name, "timeout": s}    the next event of that name that was not taken yet: session, init,
                                          resp, refused, ping, pong, empty, close, super, down, dropped, connected,
-                                         disconnected
+                                         disconnected, replaced
     {"do": "silence", "seconds": s}      an error if anything comes in from the network in that time
     {"do": "status"}                     everything countable, "dropped" by reason
 """
@@ -179,7 +179,11 @@ class Peer:
             path, message = self.end.outbox.popleft()
             self._note("sent", message)
             self.network.send(path, message)
-        self._events.extend(self.end.events)
+        for event in self.end.events:
+            if event["event"] == "replaced" and isinstance(self.network, Tcp):
+                self.network.close(event["path"], "replaced")
+                event["path"] = str(event["path"])
+            self._events.append(event)
         self.end.events.clear()
         if isinstance(self.network, Tcp):
             for event in self.network.events:
@@ -196,9 +200,9 @@ class Peer:
     def _path(self) -> Path:
         """By which raw messages go: that of the session, or the one that a handshake would take."""
         session = self.end.current
-        if session is not None and session.path is not None:
-            return session.path if self.network.reliable else self.end.endpoint
-        return self.network.connect()
+        if session is None:
+            return self.network.connect()
+        return session.path if self.network.reliable or self.end.endpoint is None else self.end.endpoint
 
     def _find_event(self, names: tuple[str, ...], first: int) -> Optional[dict[str, Any]]:
         """The first event of these names from `first` on that was not taken; it is then."""
@@ -250,15 +254,15 @@ class Peer:
         return self._do_handshake(timeout)
 
     def _do_session(self, timeout: float = PATIENCE) -> dict[str, Any]:
-        if not self._pump(lambda: self.end.current is not None, timeout):
+        self._pump(lambda: self.end.current is not None, timeout)
+        if self.end.current is None:
             raise CommandFailed(f"no session within {timeout} s")
         return {"session": describe_session(self.end.current), "peer": self.end.peer}
 
     def _do_init(self) -> None:
         path = self._path()
         self._flush()
-        self.end.begin_handshake(path, now())
-        self.end.attempt.repeat_at = float("inf")
+        self.end.begin_handshake_once(path, now())
 
     def _do_send(self, packet: Optional[str] = None, packets: Optional[list[str]] = None) -> dict[str, Any]:
         every = ([] if packet is None else [packet]) + (packets or [])
@@ -308,8 +312,9 @@ class Peer:
         else:
             self.network.send(path, data)
 
-    def _do_seal(self, type: int, plaintext: str = "", send: bool = True, **header: int) -> dict[str, Any]:
-        message = self.end.seal(type, bytes.fromhex(plaintext), **header)
+    def _do_seal(self, type: int, plaintext: str = "", lane: int = 0, counter: Optional[int] = None,
+                 receiver_index: Optional[int] = None, send: bool = True) -> dict[str, Any]:
+        message = self.end.seal(type, bytes.fromhex(plaintext), lane, counter, receiver_index)
         if send:
             self._note("sent", message)
             self.network.send(self._path(), message)

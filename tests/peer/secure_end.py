@@ -2,8 +2,8 @@
 `docs/PROTOCOL.md` says. It knows no socket and no clock: messages come in with the path they came by and the time,
 messages to send collect in `outbox`, what happened in `events`, packets for the device in `packets`.
 
-A path is anything that can be compared: the peer's address over UDP, the connection over TCP. Times are seconds of a
-clock that only goes forward.
+A path is a tuple that begins with the peer's host: its address over UDP, address and number of the connection over
+TCP. Times are seconds of a clock that only goes forward.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import secrets
 import struct
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
-from typing import Any, Hashable, Optional
+from typing import Any, Optional
 
 from securelink import (HEADER_LENGTH, PING_LENGTH, SUPER_FEATURES, Aead, Credential, DirectionKeys, Feature, Header,
                         Kind, Offer, Operation, P1, P2, RawKeys, Received, Refused, ReplayWindow, Role, Status,
@@ -22,7 +22,7 @@ from securelink import (HEADER_LENGTH, PING_LENGTH, SUPER_FEATURES, Aead, Creden
                         mac1_is_right, ping, pong, resp_receiver_index)
 from superpacket import SuperPacket
 
-Path = Hashable
+Path = tuple[Any, ...]
 
 INIT_MEMORY = 4096
 OFFERS_REMEMBERED = 3
@@ -165,6 +165,12 @@ class End:
         self.attempt = Attempt(path, now, now, REPEAT_FIRST)
         self._send_init(now)
 
+    def begin_handshake_once(self, path: Path, now: float) -> None:
+        """As `begin_handshake`, without repetitions."""
+        attempt = self.attempt = Attempt(path, now, now, REPEAT_FIRST)
+        self._send_init(now)
+        attempt.repeat_at = float("inf")
+
     def send_packet(self, packet: bytes, now: float) -> None:
         self._send(Type.DATA, packet, now)
 
@@ -239,7 +245,7 @@ class End:
         if code in self._init_memory:
             raise Refused("init-replay")
         self._init_memory.append(code)
-        known = self._authenticated is not None and source_of(path) == source_of(self._authenticated)
+        known = self._authenticated is not None and path[0] == self._authenticated[0]
         if not (self._bucket.take(now) or (known and self._peer_bucket.take(now))):
             raise Refused("init-rate")
         received = Received.read(message, credential, role)
@@ -468,9 +474,10 @@ class End:
 
     def _way_out(self) -> Path:
         """The path that messages are sent by now."""
-        if self.settings.reliable and self.current is not None:
-            return self.current.path
-        return self.endpoint
+        path = self.current.path if self.settings.reliable and self.current is not None else self.endpoint
+        if path is None:
+            raise Refused("no-path")
+        return path
 
     def _send(self, message_type: int, plaintext: bytes, now: float) -> None:
         if self.current is None:
@@ -539,6 +546,8 @@ class End:
         self._peer_down_after = session.peer.get("down_after_ms", self.settings.down_after * 1000) / 1000
         if self.current is not None:
             self.previous = [self.current, *self.previous][:2]
+            if self.settings.reliable and self.current.path != path:
+                self.events.append({"event": "replaced", "path": self.current.path})
         self.current = session
         self.endpoint = path
         self._sent_unheard, self._probes = None, 0
@@ -567,11 +576,6 @@ class End:
 
     def _take_round_trip(self, sample: float) -> None:
         self.round_trip = sample if self.round_trip is None else self.round_trip * 7 / 8 + sample / 8
-
-
-def source_of(path: Path) -> Hashable:
-    """The address without its port, as far as the path tells."""
-    return path[0] if isinstance(path, tuple) else path
 
 
 def describe_p1(payload: P1) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""The sockets under a secure link: datagrams, and TCP connections with a 2-byte length in front of each message. It knows
-nothing of what a message says but the length of an INIT and the first byte of a RESP."""
+"""The sockets under a secure link: datagrams, and TCP connections with a 2-byte length in front of each message. It
+knows nothing of what a message says but the length of an INIT and the first byte of a RESP."""
 
 from __future__ import annotations
 

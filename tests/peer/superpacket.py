@@ -43,7 +43,8 @@ class SuperPacket:
     def decode(cls, plaintext: bytes) -> SuperPacket:
         if len(plaintext) < HEADER_LENGTH:
             raise Refused("super-short")
-        return cls(*cls._FORM.unpack(plaintext[:HEADER_LENGTH]), plaintext[HEADER_LENGTH:])
+        flags, kind, header_length, segment, start, offset = cls._FORM.unpack(plaintext[:HEADER_LENGTH])
+        return cls(flags, kind, header_length, segment, start, offset, plaintext[HEADER_LENGTH:])
 
     @property
     def protocol(self) -> int:

@@ -20,9 +20,9 @@ import make_vectors
 import superpacket
 from noise.connection import Keypair, NoiseConnection
 from secure_end import End, Settings
-from securelink import (PRIVATE_KEY, PUBLIC_KEY, SHARED_SECRET, WINDOW, Aead, DirectionKeys, Header, KeyPairs, Kind,
-                        Offer, Received, Refused, ReplayWindow, Role, SharedSecret, Suite, Type, diffie_hellman,
-                        key_from_text, key_to_text, mac1_is_right, ping, public_key)
+from securelink import (PRIVATE_KEY, PUBLIC_KEY, SHARED_SECRET, WINDOW, Aead, Credential, DirectionKeys, Header,
+                        KeyPairs, Kind, Offer, Received, Refused, ReplayWindow, Role, SharedSecret, Suite, Type,
+                        diffie_hellman, key_from_text, key_to_text, mac1_is_right, ping, public_key)
 
 HERE = Path(__file__).resolve().parent
 VECTORS = HERE.parent / "vectors"
@@ -105,6 +105,7 @@ class Pair:
             held = (self._keys("a", ours, theirs, (listen_secret or secret) if psk else None),
                     self._keys("b", theirs, ours, secret if psk else None))
         self.listening = self._start(case, "listen", transport, "127.0.0.1:0", *held[0], *listen)
+        self.connect_arguments = held[1]
         self.connecting = self._start(case, "connect", transport, self.listening.address, *held[1], *connect)
 
     def _file(self, name: str, prefix: str, key: bytes) -> str:
@@ -402,6 +403,19 @@ class Hostility(TestCase):
         pair.connecting.do("raw", message=stray)
         self.assertEqual(pair.listening.do("await", event="dropped")["reason"], "index")
 
+    def test_a_connection_replaces_the_one_before_it_when_its_handshake_is_confirmed(self) -> None:
+        pair = self.pair(Suite.SHARED_SECRET, "tcp")
+        pair.link()
+        newcomer = Pair._start(self, "connect", "tcp", pair.listening.address, *pair.connect_arguments,
+                               "--timers", "no")
+        newcomer.do("tamper", confirm=False)
+        newcomer.do("handshake")
+        pair.carry(self, 3)
+        newcomer.do("send", packet=packet(7).hex())
+        self.assertEqual(pair.listening.do("receive")["packets"], [packet(7).hex()])
+        pair.connecting.do("await", event="disconnected")
+        pair.listening.do("ping")
+
     def test_a_connection_reads_nothing_but_an_init_before_the_handshake(self) -> None:
         pair = self.pair(Suite.KEY_PAIRS, "tcp")
         pair.connecting.do("raw", message="ffff", framing=False)
@@ -421,6 +435,13 @@ class Virtual:
             settings = Settings(role, [SharedSecret(bytes(32))], Kind.TUN, reliable)
             self.ends[role] = End(settings, 1_800_000_000.0, self.now, timers)
         self.connect, self.listen = self.ends[Role.CONNECT], self.ends[Role.LISTEN]
+
+    def agree(self, case: TestCase) -> None:
+        """The connecting end has begun the session that both ends have."""
+        ours, theirs = self.connect.current, self.listen.current
+        if ours is None or theirs is None:
+            raise AssertionError("there is no session")
+        case.assertEqual((ours.initiator, ours.own_index), (True, theirs.peer_index))
 
     def deliver(self) -> int:
         """Hands over everything until there is nothing left; how many messages that were."""
@@ -466,8 +487,7 @@ class Timers(TestCase):
         self.assertIs(self.link.connect.current, before)
         self.link.run(3)
         self.assertIsNot(self.link.connect.current, before)
-        self.assertTrue(self.link.connect.current.initiator)
-        self.assertEqual(self.link.connect.current.own_index, self.link.listen.current.peer_index)
+        self.link.agree(self)
 
     def test_silence_brings_a_ping_then_a_handshake_then_the_end(self) -> None:
         self.link.connect.send_packet(packet(1), self.link.now)
@@ -483,9 +503,8 @@ class Timers(TestCase):
         self.link.connect.begin_handshake(("l", 1), self.link.now)
         self.link.listen.begin_handshake(("c", 1), self.link.now)
         self.link.deliver()
-        self.assertTrue(self.link.connect.current.initiator)
+        self.link.agree(self)
         self.assertIsNone(self.link.listen.attempt)
-        self.assertEqual(self.link.connect.current.own_index, self.link.listen.current.peer_index)
         self.link.connect.send_packet(packet(1), self.link.now)
         self.link.listen.send_packet(packet(2), self.link.now)
         self.link.deliver()
@@ -601,6 +620,8 @@ class Vectors(TestCase):
 
         first, second = case["initiator"], case["responder"]
         role = Role(first["role"])
+        ours: Credential
+        theirs: Credential
         if case["suite"] == 1:
             psk = blob(case["pre_shared_key"] or "00" * 32)
             ours = KeyPairs(blob(first["private_key"]), blob(second["public_key"]), psk)
