@@ -105,7 +105,7 @@ class Pair:
             held = (self._keys("a", ours, theirs, (listen_secret or secret) if psk else None),
                     self._keys("b", theirs, ours, secret if psk else None))
         self.listening = self._start(case, "listen", transport, "127.0.0.1:0", *held[0], *listen)
-        self.connect_arguments = held[1]
+        self._transport, self._connect_arguments = transport, held[1]
         self.connecting = self._start(case, "connect", transport, self.listening.address, *held[1], *connect)
 
     def _file(self, name: str, prefix: str, key: bytes) -> str:
@@ -128,6 +128,14 @@ class Pair:
         driven = Driven("--role", role, "--transport", transport, "--address", address, *more)
         case.addCleanup(driven.stop)
         return driven
+
+    def newcomer(self, case: TestCase) -> Driven:
+        """Another connecting end with the same keys, whose handshake was answered and not confirmed."""
+        newcomer = self._start(case, "connect", self._transport, self.listening.address, *self._connect_arguments,
+                               "--timers", "no")
+        newcomer.do("tamper", confirm=False)
+        newcomer.do("handshake")
+        return newcomer
 
     def link(self) -> None:
         self.connecting.do("handshake")
@@ -398,18 +406,16 @@ class Hostility(TestCase):
         pair = self.pair(Suite.SHARED_SECRET, "tcp")
         pair.link()
         stray = pair.connecting.do("seal", type=int(Type.DATA), plaintext=packet(1).hex(), send=False)["message"]
-        pair.connecting.do("disconnect")
-        pair.connecting.do("handshake")
-        pair.connecting.do("raw", message=stray)
-        self.assertEqual(pair.listening.do("await", event="dropped")["reason"], "index")
+        newcomer = pair.newcomer(self)
+        newcomer.do("raw", message=stray)
+        self.assertEqual(pair.listening.do("await", event="dropped")["reason"], "path")
+        newcomer.do("await", event="disconnected")
+        pair.carry(self, 3)
 
     def test_a_connection_replaces_the_one_before_it_when_its_handshake_is_confirmed(self) -> None:
         pair = self.pair(Suite.SHARED_SECRET, "tcp")
         pair.link()
-        newcomer = Pair._start(self, "connect", "tcp", pair.listening.address, *pair.connect_arguments,
-                               "--timers", "no")
-        newcomer.do("tamper", confirm=False)
-        newcomer.do("handshake")
+        newcomer = pair.newcomer(self)
         pair.carry(self, 3)
         newcomer.do("send", packet=packet(7).hex())
         self.assertEqual(pair.listening.do("receive")["packets"], [packet(7).hex()])
