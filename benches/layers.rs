@@ -24,9 +24,10 @@ use simpletun::offload::merge::{Batch, Merger, Written};
 use simpletun::offload::split::Segments;
 use simpletun::offload::{Capabilities, Segmentation, VirtioHeader};
 use simpletun::relay::Relay;
-use simpletun::transport;
 use simpletun::transport::admission::Surroundings;
 use simpletun::transport::frame::{Decoder, Encoder};
+use simpletun::transport::{self, Mode};
+use simpletun::tunnel::Tunnel;
 
 criterion_group!(layers, frames, checksums, split, merge, daemons);
 criterion_main!(layers);
@@ -228,9 +229,9 @@ fn daemon(line: &str) -> OwnedFd {
         let device = Device::from_fd(theirs, "t", config.device.kind);
         let mut event_loop = EventLoop::new(&device).expect("an event loop");
         let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
-        let context = event_loop.context(surroundings).expect("a context");
+        let context = event_loop.context(surroundings, Mode::Plain, None).expect("a context");
         let transport = transport::open(&config.link, context, event_loop.now()).expect("a transport");
-        let mut relay = Relay::new(device, transport, &config.link, config.debug);
+        let mut relay = Relay::new(device, transport, Tunnel::plain(config.device.kind), &config.link, config.debug);
         ready.send(()).expect("somebody waits");
         // It ends with an error when the benchmark closes the device's far side.
         drop(event_loop.run(&mut relay, WhenPeerLeaves::GoOn));

@@ -377,7 +377,8 @@ impl Config {
 
 impl LinkConfig {
     /// The MTU of a tun device whose packets fit a path of 1500 bytes over UDP: less the IP and UDP headers, IPv6's
-    /// unless the link is certain to be IPv4, and what a secure link adds. `None` over TCP, which takes any length.
+    /// unless the link is certain to be IPv4, and what a secure link adds. The ends of a secure link compare their MTUs, so
+    /// there it is IPv6's in any case, whatever an end happens to know. `None` over TCP, which takes any length.
     pub fn fitting_mtu(&self) -> Option<u32> {
         let literal = |endpoint: &Endpoint| matches!(endpoint.host, Host::Address(IpAddr::V4(_)));
         let is_ipv4 = matches!(self.bind.address, Some(IpAddr::V4(_)))
@@ -385,8 +386,9 @@ impl LinkConfig {
                 Role::Connect(endpoint) | Role::Listen(Access::Remote { endpoint, .. }) => literal(endpoint),
                 Role::Listen(_) => false,
             };
-        let header_len = if is_ipv4 { 20 + 8 } else { 40 + 8 };
-        let overhead = if self.security.is_secure() { SECURE_OVERHEAD } else { 0 };
+        let is_secure = self.security.is_secure();
+        let header_len = if is_ipv4 && !is_secure { 20 + 8 } else { 40 + 8 };
+        let overhead = if is_secure { SECURE_OVERHEAD } else { 0 };
         (self.protocol == Protocol::Udp).then_some(1500 - header_len - overhead)
     }
 }

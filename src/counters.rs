@@ -39,6 +39,24 @@ pub enum Drop {
     NotLive,
     /// From the network: the first message of a secure link.
     WantsSecure,
+    /// From the network: not of the form of a secure message.
+    NotAMessage,
+    /// From the network: a handshake of other keys, or an answer to nothing.
+    BadHandshake,
+    /// From the network: a handshake that came before.
+    HandshakeReplayed,
+    /// From the network: a handshake beyond what is looked at in a second.
+    HandshakeLimited,
+    /// From the network: a handshake that was refused, or crossed our own.
+    HandshakeRefused,
+    /// From the network: for no session.
+    UnknownSession,
+    /// From the network: a message that came before, or is too old.
+    Replayed,
+    /// From the network: not authentic.
+    NotAuthentic,
+    /// From the network: a super-packet whose header does not fit it.
+    BadSuper,
     /// For the device: it is down.
     DeviceDown,
     /// For the device: the kernel does not take this packet.
@@ -48,7 +66,7 @@ pub enum Drop {
 }
 
 /// Every cause with its name in the statistics, in the order of the enumeration.
-const DROPS: [(Drop, &str); 10] = [
+const DROPS: [(Drop, &str); 19] = [
     (Drop::NoPeer, "no-peer"),
     (Drop::TooLong, "too-long"),
     (Drop::NotSent, "not-sent"),
@@ -56,6 +74,15 @@ const DROPS: [(Drop, &str); 10] = [
     (Drop::Invalid, "invalid"),
     (Drop::NotLive, "not-live"),
     (Drop::WantsSecure, "wants-secure"),
+    (Drop::NotAMessage, "not-a-message"),
+    (Drop::BadHandshake, "bad-handshake"),
+    (Drop::HandshakeReplayed, "handshake-replayed"),
+    (Drop::HandshakeLimited, "handshake-limited"),
+    (Drop::HandshakeRefused, "handshake-refused"),
+    (Drop::UnknownSession, "unknown-session"),
+    (Drop::Replayed, "replayed"),
+    (Drop::NotAuthentic, "not-authentic"),
+    (Drop::BadSuper, "bad-super"),
     (Drop::DeviceDown, "device-down"),
     (Drop::DeviceRefused, "device-refused"),
     (Drop::DeviceFull, "device-full"),

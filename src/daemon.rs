@@ -12,7 +12,10 @@ use crate::device::netchange::{AddressSpec, NetChange, NetConfig, NetError};
 use crate::device::netlink::Netlink;
 use crate::event_loop::{EventLoop, Outcome, WhenPeerLeaves};
 use crate::relay::{Relay, WIRE_LOG};
-use crate::transport::{self, admission::Surroundings};
+use crate::transport::admission::Surroundings;
+use crate::tunnel::message::CloseReason;
+
+mod link;
 
 /// Above this MTU an original simpletun on the other end cuts what it receives: its buffer has 2000 bytes, an
 /// Ethernet header among them.
@@ -27,7 +30,6 @@ const GSO_MAX_SIZE: u32 = 60_000;
 /// What the operator must mend: the device, its configuration, the local port, or the names of owner and group
 /// (a [`ConfigError`]).
 pub fn run(mut config: Config, reread: &dyn Fn() -> Result<Config, ConfigError>) -> Result<()> {
-    carried(&config.link)?;
     let (owner, group) = accounts(&config.device)?;
     // Persistence comes last: a start that fails leaves nothing behind.
     let device = Device::open(&DeviceConfig { persist: false, ..config.device.clone() }, owner, group)?;
@@ -54,17 +56,16 @@ fn serve(
     let mut event_loop = EventLoop::new(&device).context("Cannot start the event loop")?;
     configure(network, &device, config)?;
     let name = device.name().to_owned();
-    let transport = transport::open(&config.link, event_loop.context(surroundings())?, event_loop.now())?;
+    let mut relay = link::open(device, &config.link, config.debug, &event_loop).map_err(|(_, error)| error)?;
     if config.device.persist {
-        device.persist(true).with_context(|| format!("Cannot make the device {name} persistent"))?;
+        relay.device_mut().persist(true).with_context(|| format!("Cannot make the device {name} persistent"))?;
     }
-    advise(&device, &config.link);
-    let mut relay = Relay::new(device, transport, &config.link, config.debug);
+    advise(relay.device_mut(), &config.link);
     loop {
         let when_peer_leaves = if config.once { WhenPeerLeaves::Return } else { WhenPeerLeaves::GoOn };
         match event_loop.run(&mut relay, when_peer_leaves).map_err(|error| device_ended(&name, error))? {
             Outcome::Terminated => {
-                relay.close_link(event_loop.now());
+                relay.close_link(CloseReason::Stops, event_loop.now());
                 info!("ending as asked by a signal");
                 return Ok(());
             }
@@ -86,7 +87,7 @@ fn reload(
     network: &mut NetConfig,
     reread: &dyn Fn() -> Result<Config, ConfigError>,
 ) -> Result<Relay> {
-    let new = match reread().and_then(|new| carried(&new.link).map(|()| new)) {
+    let new = match reread() {
         Ok(new) => new,
         Err(mistake) => {
             error!("{mistake}; going on with the configuration that is in force");
@@ -114,32 +115,18 @@ fn reload(
         return Ok(relay);
     }
     // The old transport has to be gone before a new one can listen on the same port.
-    relay.close_link(event_loop.now());
+    relay.close_link(CloseReason::BeginsAnew, event_loop.now());
     let (device, counters) = relay.into_parts();
-    let open = |link: &LinkConfig| -> io::Result<_> {
-        transport::open(link, event_loop.context(surroundings())?, event_loop.now())
-    };
-    let transport = match open(&config.link) {
-        Ok(transport) => transport,
-        Err(failure) => {
+    let mut relay = match link::open(device, &config.link, config.debug, event_loop) {
+        Ok(relay) => relay,
+        Err((device, failure)) => {
             error!("{failure}; going on with the link that was in force");
             config.link = old_link;
-            open(&config.link)?
+            link::open(device, &config.link, config.debug, event_loop).map_err(|(_, error)| error)?
         }
     };
-    let mut relay = Relay::new(device, transport, &config.link, config.debug);
     relay.set_counters(counters);
     Ok(relay)
-}
-
-/// The relay carries plain links only: one that is to be secure must not run as something less.
-fn carried(link: &LinkConfig) -> Result<(), ConfigError> {
-    if link.security.is_secure() {
-        return Err(ConfigError::Combination(
-            "This build checks the options of secure links and cannot run them: use one that can".to_owned(),
-        ));
-    }
-    Ok(())
 }
 
 fn configure(network: &mut NetConfig, device: &Device, config: &Config) -> Result<()> {

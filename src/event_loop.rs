@@ -5,14 +5,16 @@
 //! relay and tunnel report, and for ever if there is none. There is no periodic tick.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::info;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use nix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
 
@@ -56,6 +58,19 @@ pub struct EventLoop {
     events: Events,
     signals: Signals,
     waker: Arc<Waker>,
+    /// The same moment on two clocks: an `Instant` by itself does not go on while the machine sleeps.
+    started_at: Instant,
+    boot_time: Duration,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the loop is the one place that reads the clock")]
+fn started_at() -> Instant {
+    Instant::now()
+}
+
+/// Time since the machine was started. A kernel without this clock would be older than any that has what is needed here.
+fn boot_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
 impl EventLoop {
@@ -76,22 +91,30 @@ impl EventLoop {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
         registry.register(&mut signals, SIGNAL_TOKEN, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(registry, RESOLVER_TOKEN)?);
-        Ok(Self { poll, events: Events::with_capacity(EVENT_CAPACITY), signals, waker })
+        let events = Events::with_capacity(EVENT_CAPACITY);
+        let (started_at, boot_time) = (started_at(), boot_time());
+        Ok(Self { poll, events, signals, waker, started_at, boot_time })
     }
 
-    /// What the transport of a plain link needs to be opened in this loop.
+    /// What a transport needs to be opened in this loop.
     ///
     /// # Errors
     /// Out of descriptors.
-    pub fn context(&self, surroundings: Surroundings) -> io::Result<Context> {
+    pub fn context(&self, surroundings: Surroundings, mode: Mode, hint: Option<SocketAddr>) -> io::Result<Context> {
         let (registry, waker) = (self.poll.registry().try_clone()?, Arc::clone(&self.waker));
-        Ok(Context { registry, waker, surroundings, mode: Mode::Plain, hint: None })
+        Ok(Context { registry, waker, surroundings, mode, hint })
     }
 
-    /// The time, for what is begun outside the loop.
-    #[expect(clippy::disallowed_methods, reason = "the loop is the one place that reads the clock")]
+    /// The time. It goes on while the machine sleeps (`CLOCK_BOOTTIME`, clock_gettime(2)): a peer that was not heard all
+    /// the while has to be doubted.
     pub fn now(&self) -> Instant {
-        Instant::now()
+        self.started_at + boot_time().saturating_sub(self.boot_time)
+    }
+
+    /// The wall clock: the time since 1970.
+    #[expect(clippy::disallowed_methods, reason = "the loop is the one place that reads the clock")]
+    pub fn wall(&self) -> Duration {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
 
     /// Runs until there is a reason to return.

@@ -7,6 +7,8 @@
 //! everybody counts and sorts errors with; [`memory`] keeps keys out of core files; [`sys`] holds the
 //! system calls that no crate offers; [`tools`] are the subcommands.
 //!
+//! [`hint`] is what the daemon remembers across restarts.
+//!
 //! `docs/ARCHITECTURE.md` in the repository says why it is built so.
 
 #![warn(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo)]
@@ -27,6 +29,7 @@ pub mod daemon;
 pub mod device;
 pub mod event_loop;
 pub mod fault;
+pub mod hint;
 pub mod logging;
 pub mod memory;
 pub mod offload;

@@ -3,19 +3,28 @@
 //! It joins device, tunnel and transport and is the only place that sees all three. It has no descriptor of its own
 //! and reads no clock. Every packet that ends here is counted by its cause.
 
-use std::io::{self, IoSlice};
+use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
 
 use crate::config::{LinkConfig, Protocol};
 use crate::counters::{Counters, Drop, Statistics};
-use crate::device::{Device, Flow, WriteOutcome, WriteRefusal};
+use crate::device::{Device, Flow, Received};
 use crate::fault::FaultLog;
-use crate::offload::VirtioHeader;
-use crate::offload::merge::{Batch, Merger, Written};
+use crate::hint::Hint;
+use crate::offload::VIRTIO_HEADER_LEN;
+use crate::offload::merge::{Batch, Merger};
 use crate::transport::{DownReason, LinkEvent, Transport};
-use crate::tunnel::{Event, Path, Refused, Rejection, Tunnel};
+use crate::tunnel::message::CloseReason;
+use crate::tunnel::{Event, Path, Rejection, Transmit, Tunnel};
+
+mod output;
+mod words;
+
+pub use output::WIRE_LOG;
+use output::{Output, WireLog};
 
 /// Packets or super-packets read from the device in one turn, and bytes after which no more are read.
 const DEVICE_BUDGET: usize = 64;
@@ -23,16 +32,6 @@ const DEVICE_BUDGET_BYTES: usize = 256 * 1024;
 
 /// Messages taken from the network in one turn.
 const NETWORK_BUDGET: usize = 256;
-
-/// The target of the lines that the original simpletun prints with `-d`.
-pub const WIRE_LOG: &str = "wire";
-
-/// Prints the original's line for each packet; its counters begin at 1 and never stop.
-#[derive(Clone, Copy, Debug, Default)]
-struct WireLog {
-    to_network: u64,
-    to_device: u64,
-}
 
 /// Device, tunnel and transport of one daemon.
 pub struct Relay {
@@ -47,14 +46,15 @@ pub struct Relay {
     /// Why the path that is being taken from the tunnel ended, and when this end tries again.
     ending: Option<(&'static str, Option<Duration>)>,
     has_lost_peer: bool,
+    hint: Option<Hint>,
     faults: FaultLog,
 }
 
 impl Relay {
     /// Joins the three. `debug` asks for a line for each packet.
-    pub fn new(device: Device, transport: Box<dyn Transport>, link: &LinkConfig, debug: bool) -> Self {
+    pub fn new(device: Device, transport: Box<dyn Transport>, tunnel: Tunnel, link: &LinkConfig, debug: bool) -> Self {
         Self {
-            tunnel: Tunnel::plain(device.kind()),
+            tunnel,
             merger: Merger::new(device.kind(), device.capabilities()),
             device,
             transport,
@@ -64,8 +64,15 @@ impl Relay {
             wire_log: debug.then(WireLog::default),
             ending: None,
             has_lost_peer: false,
+            hint: None,
             faults: FaultLog::default(),
         }
+    }
+
+    /// Remembers where the peer is, across restarts.
+    #[must_use]
+    pub fn remembering(self, hint: Option<Hint>) -> Self {
+        Self { hint, ..self }
     }
 
     /// Gives the device back and closes the link.
@@ -140,12 +147,11 @@ impl Relay {
     }
 
     /// Says that the tunnel is down because this end closes it; what remains is to drop the relay.
-    pub fn close_link(&mut self, now: Instant) {
+    pub fn close_link(&mut self, reason: CloseReason, now: Instant) {
         self.ending = Some((DownReason::Requested.word(), None));
-        self.tunnel.close(now);
-        while let Some(event) = self.tunnel.poll_event() {
-            self.carry_out(event, now);
-        }
+        self.tunnel.close(reason, now);
+        self.carry_out_all(now);
+        self.transport.flush(now);
     }
 
     /// Device to network.
@@ -155,23 +161,11 @@ impl Relay {
         }
         let Self { device, transport, tunnel, counters, wire_log, .. } = self;
         let mut bytes = 0;
-        let result = device.read_each(DEVICE_BUDGET, &mut |segments| {
-            let Ok(mut segments) = segments else {
-                counters.drop_one(Drop::Malformed);
-                return Flow::Continue;
-            };
-            while let Some(packet) = segments.next_packet() {
-                bytes += packet.len();
-                counters.device_rx.add(packet.len());
-                match send(&mut **transport, tunnel, packet, now) {
-                    Ok(()) => {
-                        counters.network_tx.add(packet.len());
-                        if let Some(log) = wire_log {
-                            log.outbound(packet.len());
-                        }
-                    }
-                    Err(cause) => counters.drop_one(cause),
-                }
+        let result = device.read_each(DEVICE_BUDGET, &mut |mut received| {
+            let mut sender = Sender { transport: &mut **transport, tunnel, counters, wire_log, now };
+            match sender.whole(&mut received) {
+                Some(len) => bytes += len,
+                None => bytes += sender.segments(received),
             }
             let go_on = bytes < DEVICE_BUDGET_BYTES && (!tunnel.has_path() || transport.can_send());
             if go_on { Flow::Continue } else { Flow::Stop }
@@ -189,26 +183,15 @@ impl Relay {
         let mut output = Output { device, counters, wire_log, result: Ok(()) };
         let mut batch = Batch::new(merger);
         let mut accepted = 0;
-        transport.receive_each(
-            NETWORK_BUDGET,
-            now,
-            &mut |path, _info, message| match tunnel.open(path, message, now) {
-                Ok(packet) => {
-                    accepted += 1;
-                    output.counters.network_rx.add(packet.len());
-                    if let Err(packet) = batch.push(packet) {
-                        output.take(&mut batch);
-                        // An empty batch takes every packet.
-                        let _ = batch.push(packet);
-                    }
-                }
-                Err(refused) => output.counters.drop_one(match refused {
-                    Refused::NotLive => Drop::NotLive,
-                    Refused::Invalid => Drop::Invalid,
-                    Refused::WantsSecure => Drop::WantsSecure,
-                }),
-            },
-        );
+        transport.receive_each(NETWORK_BUDGET, now, &mut |path, info, message| match tunnel
+            .open(path, info, message, now)
+        {
+            Ok(opened) => {
+                accepted += 1;
+                output.deliver(opened, &mut batch);
+            }
+            Err(refused) => output.counters.drop_one(refused.into()),
+        });
         output.take(&mut batch);
         let result = output.result;
         self.merger.restrict(self.device.capabilities());
@@ -219,9 +202,7 @@ impl Relay {
     /// Tells the tunnel what has happened to paths, and carries out what it decides, until nothing is left.
     fn settle_links(&mut self, now: Instant) {
         loop {
-            while let Some(event) = self.tunnel.poll_event() {
-                self.carry_out(event, now);
-            }
+            self.carry_out_all(now);
             match self.transport.poll_link() {
                 Some(LinkEvent::Up(path, info)) => self.tunnel.link_up(path, info, now),
                 Some(LinkEvent::Down { path, reason, retry }) => {
@@ -233,6 +214,19 @@ impl Relay {
                 }
                 None => return,
             }
+        }
+    }
+
+    /// Carries out what the tunnel has decided, and sends what it has to say, in the order of its decisions: a message may
+    /// belong to a path that is about to be forgotten.
+    fn carry_out_all(&mut self, now: Instant) {
+        while let Some(Transmit { path, message }) = self.tunnel.poll_transmit() {
+            if !self.transport.send_to(path, &message, now) {
+                self.counters.drop_one(Drop::NotSent);
+            }
+        }
+        while let Some(event) = self.tunnel.poll_event() {
+            self.carry_out(event, now);
         }
     }
 
@@ -250,110 +244,109 @@ impl Relay {
                 } else {
                     debug!(target: WIRE_LOG, "SERVER: Client connected from {}", info.peer.ip());
                 }
+                self.remember(info.peer);
             }
             Event::Down { idle, peer, why } => {
                 let (reason, retry) = match why {
-                    Some(Rejection::Replaced) => ("replaced", None),
-                    Some(Rejection::Occupied) => ("occupied", None),
-                    Some(Rejection::WantsSecure) => ("wants-secure", None),
+                    Some(why) => (words::reason(why), None),
                     None => self.ending.take().unwrap_or((DownReason::Requested.word(), None)),
                 };
                 // Neither a newcomer in its place nor our own wish means that the peer has left.
-                self.has_lost_peer |= why.is_none() && reason != DownReason::Requested.word();
+                let leaves = !matches!(why, Some(Rejection::Replaced | Rejection::Occupied | Rejection::WantsSecure));
+                self.has_lost_peer |= leaves && reason != DownReason::Requested.word();
                 let retry = retry.map(|wait| format!(" retry={}ms", wait.as_millis())).unwrap_or_default();
                 info!("tunnel down reason={reason} idle={}s{retry} peer={peer}", idle.as_secs());
             }
             Event::Moved(peer) => {
                 self.faults.note(now, "moved", format_args!("peer moved peer={peer} transport={}", self.protocol));
+                self.remember(peer);
             }
+            Event::Interrupted(peer) => {
+                let (reason, retry) = self.ending.take().unwrap_or((DownReason::Closed.word(), None));
+                self.has_lost_peer |= reason != DownReason::Requested.word();
+                let retry = retry.map(|wait| format!(" retry={}ms", wait.as_millis())).unwrap_or_default();
+                info!("tunnel interrupted reason={reason}{retry} peer={peer}");
+            }
+            Event::Resumed(peer) => info!("tunnel resumed peer={peer}"),
+            Event::Notice(notice) => words::tell(notice, self.device.kind(), &mut self.faults, now),
+        }
+    }
+
+    fn remember(&mut self, peer: SocketAddr) {
+        if let Some(hint) = &mut self.hint {
+            hint.remember(peer);
         }
     }
 
     fn reject(&mut self, path: Path, why: Rejection, now: Instant) {
-        match why {
-            Rejection::Occupied => self.faults.note(
-                now,
-                "occupied",
-                "Turned away another peer while the live one is there: one server serves one peer, start another server \
-                 on a port of its own",
-            ),
-            Rejection::Replaced => {}
-            Rejection::WantsSecure => {
-                let text = "The peer wants a secure link and this end is plain: give both ends the same security setting";
-                self.faults.note(now, "wants-secure", text);
-            }
+        if let Some((label, text)) = words::rejection(why) {
+            self.faults.note(now, label, text);
         }
         self.transport.reject(path, why, now);
     }
 }
 
-/// Seals one packet into the transport's buffer.
-///
-/// # Errors
-/// Why it is dropped.
-fn send(transport: &mut dyn Transport, tunnel: &mut Tunnel, packet: &[u8], now: Instant) -> Result<(), Drop> {
-    let Some(len) = tunnel.message_len(packet.len()) else {
-        return Err(if tunnel.has_path() { Drop::TooLong } else { Drop::NoPeer });
-    };
-    let taken = transport.send_with(len, now, &mut |message| tunnel.seal(packet, message));
-    if taken { Ok(()) } else { Err(Drop::NotSent) }
-}
-
-/// The device's side of the inbound pump.
-struct Output<'r> {
-    device: &'r mut Device,
+/// The network's side of the outbound pump.
+struct Sender<'r> {
+    transport: &'r mut dyn Transport,
+    tunnel: &'r mut Tunnel,
     counters: &'r mut Counters,
     wire_log: &'r mut Option<WireLog>,
-    /// The end of the device, if it has ended.
-    result: io::Result<()>,
+    now: Instant,
 }
 
-impl Output<'_> {
-    /// Writes what has been collected.
-    fn take(&mut self, batch: &mut Batch<'_, '_>) {
-        batch.drain(&mut |header, parts, count| self.write(header, parts, count));
+impl Sender<'_> {
+    /// Sends a super-packet whole, if it is one and the link takes it so; returns its length in bytes.
+    fn whole(&mut self, received: &mut Received<'_>) -> Option<usize> {
+        if self.wire_log.is_some() || !self.tunnel.takes_super_packets() {
+            return None;
+        }
+        let (kind, bytes) = received.as_whole()?;
+        let len = self.tunnel.super_message_len(kind, bytes.len(), self.now)?;
+        let Self { transport, tunnel, counters, now, .. } = self;
+        let packet_len = bytes.len() - VIRTIO_HEADER_LEN;
+        counters.device_rx.add(packet_len);
+        if transport.send_with(len, *now, &mut |message| tunnel.seal_super(bytes, message, *now)) {
+            counters.network_tx.add(packet_len);
+        } else {
+            counters.drop_one(Drop::NotSent);
+        }
+        Some(packet_len)
     }
 
-    fn write(&mut self, header: &VirtioHeader, parts: &[IoSlice<'_>], count: usize) -> Written {
-        let cause = match self.device.write_parts(header, parts) {
-            Ok(WriteOutcome::Written) => {
-                // Every part but the first is the payload of a packet; its headers stood in the stream too.
-                let headers_len = usize::from(header.header_len);
-                for (index, part) in parts.iter().enumerate() {
-                    let len = if index == 0 { part.len() } else { headers_len + part.len() };
-                    self.counters.device_tx.add(len);
+    /// Sends the packets in it one by one; returns their length in bytes.
+    fn segments(&mut self, received: Received<'_>) -> usize {
+        let Ok(mut segments) = received.into_segments() else {
+            self.counters.drop_one(Drop::Malformed);
+            return 0;
+        };
+        let mut bytes = 0;
+        while let Some(packet) = segments.next_packet() {
+            bytes += packet.len();
+            self.counters.device_rx.add(packet.len());
+            match self.packet(packet) {
+                Ok(()) => {
+                    self.counters.network_tx.add(packet.len());
                     if let Some(log) = self.wire_log {
-                        log.inbound(len);
+                        log.outbound(packet.len());
                     }
                 }
-                return Written::Done;
+                Err(cause) => self.counters.drop_one(cause),
             }
-            Ok(WriteOutcome::TakeApart) => return Written::TakeApart,
-            Ok(WriteOutcome::Refused(WriteRefusal::Down)) => Drop::DeviceDown,
-            Ok(WriteOutcome::Refused(WriteRefusal::Invalid)) => Drop::DeviceRefused,
-            Ok(WriteOutcome::Refused(WriteRefusal::Full)) => Drop::DeviceFull,
-            Err(error) => {
-                self.result = Err(error);
-                return Written::Done;
-            }
+        }
+        bytes
+    }
+
+    /// Seals one packet into the transport's buffer.
+    ///
+    /// # Errors
+    /// Why it is dropped.
+    fn packet(&mut self, packet: &[u8]) -> Result<(), Drop> {
+        let Self { transport, tunnel, now, .. } = self;
+        let Some(len) = tunnel.message_len(packet.len(), *now) else {
+            return Err(if tunnel.has_path() { Drop::TooLong } else { Drop::NoPeer });
         };
-        (0..count).for_each(|_| self.counters.drop_one(cause));
-        Written::Done
-    }
-}
-
-impl WireLog {
-    fn outbound(&mut self, len: usize) {
-        self.to_network += 1;
-        let count = self.to_network;
-        debug!(target: WIRE_LOG, "TAP2NET {count}: Read {len} bytes from the tap interface");
-        debug!(target: WIRE_LOG, "TAP2NET {count}: Written {len} bytes to the network");
-    }
-
-    fn inbound(&mut self, len: usize) {
-        self.to_device += 1;
-        let count = self.to_device;
-        debug!(target: WIRE_LOG, "NET2TAP {count}: Read {len} bytes from the network");
-        debug!(target: WIRE_LOG, "NET2TAP {count}: Written {len} bytes to the tap interface");
+        let taken = transport.send_with(len, *now, &mut |message| tunnel.seal(packet, message, *now));
+        if taken { Ok(()) } else { Err(Drop::NotSent) }
     }
 }

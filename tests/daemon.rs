@@ -14,11 +14,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::unistd::Pid;
-use simpletun::config::{Config, KeyFiles};
+use simpletun::config::{Config, KeyFiles, LinkLayer};
 use simpletun::device::Device;
 use simpletun::event_loop::{EventLoop, Outcome, WhenPeerLeaves};
 use simpletun::relay::Relay;
-use simpletun::transport::{self, admission::Surroundings};
+use simpletun::transport::{self, Mode, admission::Surroundings};
+use simpletun::tunnel::Tunnel;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -222,9 +223,9 @@ impl End {
             let device = Device::from_fd(theirs, "t", config.device.kind);
             let mut event_loop = EventLoop::new(&device)?;
             let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
-            let context = event_loop.context(surroundings)?;
+            let context = event_loop.context(surroundings, Mode::Plain, None)?;
             let transport = transport::open(&config.link, context, event_loop.now())?;
-            let mut relay = Relay::new(device, transport, &config.link, config.debug);
+            let mut relay = Relay::new(device, transport, Tunnel::plain(LinkLayer::Tun), &config.link, config.debug);
             ready.send(()).expect("the test waits");
             event_loop.run(&mut relay, when_peer_leaves)
         });

@@ -15,8 +15,8 @@ use nix::libc;
 use crate::config::{DeviceConfig, LinkLayer, Offload};
 use crate::fault::{self, Origin, Severity};
 use crate::offload::merge::MAX_GROUP;
-use crate::offload::split::{Segments, SplitError};
-use crate::offload::{Capabilities, VIRTIO_HEADER_LEN, VirtioHeader};
+use crate::offload::split::{self, Segments, SplitError};
+use crate::offload::{Capabilities, Segmentation, VIRTIO_HEADER_LEN, VirtioHeader};
 
 pub mod holder;
 pub mod ioctl;
@@ -202,24 +202,19 @@ impl Device {
         self.readable = true;
     }
 
-    /// Reads up to `budget` packets or super-packets and hands each to `each`, ready to be taken segment by segment. A
-    /// packet longer than [`MAX_PACKET_LEN`] is handed out with its excess cut, longer than the wire allows.
+    /// Reads up to `budget` packets or super-packets and hands each to `each`. A packet longer than [`MAX_PACKET_LEN`] is
+    /// handed out with its excess cut, longer than the wire allows.
     ///
     /// # Errors
     /// Only what ends the device: it was deleted, or the other end of a socket pair was closed.
-    pub fn read_each(
-        &mut self,
-        budget: usize,
-        each: &mut dyn FnMut(Result<Segments<'_>, SplitError>) -> Flow,
-    ) -> io::Result<()> {
+    pub fn read_each(&mut self, budget: usize, each: &mut dyn FnMut(Received<'_>) -> Flow) -> io::Result<()> {
         for _ in 0..budget {
             match (&self.file).read(&mut self.buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
-                    let packet = self.buffer.get_mut(..len).unwrap_or_default();
-                    let segments =
-                        if self.has_header { segments(packet, self.kind) } else { Ok(Segments::whole(packet)) };
-                    if each(segments) == Flow::Stop {
+                    let bytes = self.buffer.get_mut(..len).unwrap_or_default();
+                    let received = Received { bytes, has_header: self.has_header, kind: self.kind };
+                    if each(received) == Flow::Stop {
                         return Ok(());
                     }
                 }
@@ -407,11 +402,39 @@ impl Drop for Device {
     }
 }
 
-/// A packet behind its virtio header.
-fn segments(bytes: &mut [u8], kind: LinkLayer) -> Result<Segments<'_>, SplitError> {
-    let (header, packet) = bytes.split_first_chunk_mut::<VIRTIO_HEADER_LEN>().ok_or(SplitError::Malformed)?;
-    let header = VirtioHeader::parse(header).map_err(|_| SplitError::Malformed)?;
-    Segments::new(&header, packet, kind)
+/// What one read from the device has brought: a packet, or a super-packet with its virtio header.
+#[derive(Debug)]
+pub struct Received<'a> {
+    bytes: &'a mut [u8],
+    has_header: bool,
+    kind: LinkLayer,
+}
+
+impl<'a> Received<'a> {
+    /// If it is a super-packet that can cross a link whole: its kind, and the virtio header with the packet behind it.
+    pub fn as_whole(&mut self) -> Option<(Segmentation, &[u8])> {
+        if !self.has_header {
+            return None;
+        }
+        let (bytes, packet) = self.bytes.split_first_chunk_mut::<VIRTIO_HEADER_LEN>()?;
+        let header = VirtioHeader::parse(bytes).ok().filter(|header| header.segmentation.is_some())?;
+        let header = split::check_whole(&header, packet, self.kind).ok()?;
+        *bytes = header.to_bytes();
+        header.segmentation.map(|kind| (kind, &*self.bytes))
+    }
+
+    /// The packets in it, to be taken one by one.
+    ///
+    /// # Errors
+    /// The header does not fit the packet; nothing of it can be used.
+    pub fn into_segments(self) -> Result<Segments<'a>, SplitError> {
+        if !self.has_header {
+            return Ok(Segments::whole(self.bytes));
+        }
+        let (header, packet) = self.bytes.split_first_chunk_mut::<VIRTIO_HEADER_LEN>().ok_or(SplitError::Malformed)?;
+        let header = VirtioHeader::parse(header).map_err(|_| SplitError::Malformed)?;
+        Segments::new(&header, packet, self.kind)
+    }
 }
 
 /// Asks for the offloads that the kernel has, and clears what an earlier program has asked for otherwise: the mask and

@@ -63,7 +63,8 @@ impl Capabilities {
         })
     }
 
-    fn allows(self, segmentation: Segmentation) -> bool {
+    /// True if this kind is among them.
+    pub fn allows(self, segmentation: Segmentation) -> bool {
         match segmentation {
             Segmentation::TcpV4 => self.tcp_v4,
             Segmentation::TcpV6 => self.tcp_v6,

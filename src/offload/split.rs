@@ -20,6 +20,31 @@ const MAX_HEADER_LEN: usize = 256;
 /// Segments of one super-packet at most: 64 KiB in the smallest segments that the kernel makes.
 pub const MAX_SEGMENTS: usize = 2048;
 
+/// Limits of a super-packet that crosses a link whole: the kernel refuses longer trains of UDP (`UDP_MAX_SEGMENTS` of
+/// `include/linux/udp.h`), and no honest sender makes shorter segments.
+const MIN_WHOLE_SEGMENT_LEN: u16 = 48;
+const MAX_WHOLE_UDP_SEGMENTS: usize = 128;
+
+/// Checks a super-packet that crosses a link whole, before it is sent and after it has come: the device at the far end
+/// believes its header. Returns the header as the device wants it, with the length of the packet's own headers.
+///
+/// # Errors
+/// It is no super-packet, or none that every receiver takes.
+pub fn check_whole(header: &VirtioHeader, packet: &[u8], kind: LinkLayer) -> Result<VirtioHeader, SplitError> {
+    let segmentation = header.segmentation.ok_or(SplitError::Malformed)?;
+    let cut = Cut::new(header, segmentation, packet, kind)?;
+    let count = (packet.len() - cut.headers_len).div_ceil(cut.segment_len);
+    let max_count = if segmentation == Segmentation::Udp { MAX_WHOLE_UDP_SEGMENTS } else { MAX_SEGMENTS };
+    if header.segment_len < MIN_WHOLE_SEGMENT_LEN || count < 2 {
+        return Err(SplitError::Malformed);
+    }
+    if count > max_count {
+        return Err(SplitError::TooMany);
+    }
+    let header_len = u16::try_from(cut.headers_len).map_err(|_| SplitError::Malformed)?;
+    Ok(VirtioHeader { header_len, ..*header })
+}
+
 /// A super-packet whose header does not fit its contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {

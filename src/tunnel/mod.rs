@@ -1,47 +1,33 @@
-//! The peer's state machine: which path is the live one, who may replace it, what may pass.
+//! The peer's state machine: which path is the live one, who may replace it, what may pass, and how a packet becomes a
+//! message.
 //!
-//! Pure: paths, bytes and `now` come in, events go out. It knows no socket, no clock and no device. The caller
-//! drains [`Tunnel::poll_event`] after every `link_up`, `link_down`, `open` and `handle_timeout`.
+//! Pure: paths, bytes and `now` come in; events and messages go out. It knows no socket, no clock and no device, and
+//! chance is handed to it. There are two kinds of link, fixed by the configuration: [`plain`] (a message is a packet)
+//! and [`secure`] (Noise handshakes, sealed messages; `docs/PROTOCOL.md`). Nothing ever changes one into the other.
 //!
-//! One peer at a time. On a reliable path (a TCP connection) a newcomer waits, unread, and replaces the live
-//! path once that has been silent for [`TAKEOVER_SILENCE`]; after [`NEWCOMER_PATIENCE`] it is turned away. Each
-//! replacement within a minute doubles the silence that the next one takes, so that two clients at one
-//! server, both idle, do not push each other out for ever. On a datagram path the same host takes over with a new
-//! port at once (a restarted client, a rebound address translation), another host after [`DATAGRAM_SILENCE`] or when
-//! no packet has come by the path yet.
+//! The caller drains [`Tunnel::poll_event`] and [`Tunnel::poll_transmit`] after every `link_up`, `link_down`, `open`, `close` and
+//! `handle_timeout`.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::config::LinkLayer;
+use crate::offload::Segmentation;
 
+pub mod crypto;
+mod gate;
+pub mod handshake;
+pub mod identity;
 pub mod keys;
+mod liveness;
+pub mod message;
+pub mod plain;
+pub mod replay;
+pub mod secure;
 mod session;
 
-use session::Session;
-
-/// Silence of a live connection after which a newcomer replaces it.
-pub const TAKEOVER_SILENCE: Duration = Duration::from_secs(1);
-
-/// How long a newcomer's connection is held before it is closed.
-pub const NEWCOMER_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Silence of the live datagram peer after which another host replaces it.
-pub const DATAGRAM_SILENCE: Duration = Duration::from_secs(60);
-
-/// How long a replacement is remembered against the next one.
-const CONTEST_MEMORY: Duration = Duration::from_secs(60);
-
-/// The greatest exponent of the doubling silence.
-const MAX_CONTEST: u32 = 6;
-
-/// Newcomers that wait at the same time; further ones are turned away at once.
-const MAX_WAITING: usize = 8;
-
-/// How a secure link's first message begins, and its length in bytes, for each of the two suites. As an IP packet its
-/// version would be 15, which does not exist.
-const SECURE_INIT: [([u8; 4], usize); 2] = [([0xf0, 1, 1, 0], 216), ([0xf0, 1, 2, 0], 168)];
+use plain::Plain;
+use secure::Secure;
 
 /// A way to a peer: one TCP connection, or one UDP source. The number is never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,7 +51,7 @@ pub enum Event {
     PathAdopted(Path),
     /// This path is to be closed or forgotten.
     PathRejected(Path, Rejection),
-    /// The peer is there: a connection stands, or the first datagram has arrived.
+    /// The peer is there: a connection stands, the first datagram has arrived, or a handshake is complete.
     Up(PathInfo),
     /// The peer is gone; `idle` is the time since it was last heard, or since the path was adopted.
     Down {
@@ -78,6 +64,12 @@ pub enum Event {
     },
     /// The peer of a datagram link has moved to this address.
     Moved(SocketAddr),
+    /// The connection of a secure link has ended; the link counts as up until the peer has been silent for too long.
+    Interrupted(SocketAddr),
+    /// An interrupted link goes on.
+    Resumed(SocketAddr),
+    /// Something that the administrator should know.
+    Notice(Notice),
 }
 
 /// Why a path was turned away or given up.
@@ -89,6 +81,12 @@ pub enum Rejection {
     Replaced,
     /// The peer wants a secure link and this end is plain.
     WantsSecure,
+    /// Something came by it that is not authentic, or that nobody expects there.
+    NotAuthentic,
+    /// The peer has been silent for too long.
+    Silent,
+    /// The peer has said goodbye.
+    PeerClosed,
 }
 
 /// Why a message was not accepted; counted by kind.
@@ -98,235 +96,255 @@ pub enum Refused {
     NotLive,
     /// It is too short for a packet, or in tun mode neither IPv4 nor IPv6.
     Invalid,
-    /// It is the first message of a secure link.
+    /// Plain: it is the first message of a secure link.
     WantsSecure,
+    /// Secure: it has not the form of a message.
+    NotAMessage,
+    /// Secure: a handshake whose mac1 belongs to no key of this end, or that answers nothing.
+    BadHandshake,
+    /// Secure: a handshake that came before.
+    HandshakeReplayed,
+    /// Secure: a handshake beyond what is looked at in a second.
+    HandshakeLimited,
+    /// Secure: a handshake that was refused for what it says, or that crossed our own.
+    HandshakeRefused,
+    /// Secure: for no session of this end.
+    UnknownSession,
+    /// Secure: its counter was accepted before, or is too old.
+    Replayed,
+    /// Secure: it is not authentic.
+    NotAuthentic,
 }
 
-#[derive(Debug)]
-struct Live {
-    path: Path,
-    info: PathInfo,
-    /// When the last message came, or the path was adopted.
-    heard_at: Instant,
-    /// The peer was announced by `Event::Up`.
-    announced: bool,
-    /// A packet has come by this path.
-    has_spoken: bool,
+/// Something that the administrator should know; said at most once a second each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A session stands with these parameters.
+    Session {
+        /// How messages are sealed.
+        aead: crypto::Aead,
+        /// Super-packets cross whole.
+        whole_super_packets: bool,
+    },
+    /// The peer's device is of this other kind.
+    PeerKind(Option<LinkLayer>),
+    /// One end insists on an AEAD that the other one has not, or on something that this version does not know.
+    Feature,
+    /// The peer has another client with the same key, which is alive.
+    Busy,
+    /// Two ends with the same key take turns at this end; this one is turned away.
+    TwoPeers(SocketAddr),
+    /// The devices have different MTUs: ours and the peer's, in bytes.
+    MtuDiffers(u16, u16),
+    /// The clock of this end is behind what the peer has seen from it, by this many seconds.
+    ClockBehind(u64),
+    /// The peer has the right key and the same role as this end.
+    SameSide(SocketAddr),
+    /// A handshake came that was made with other secrets.
+    WrongKey(SocketAddr),
+    /// What came looks like the packets of a plain link.
+    PlainPeer(SocketAddr),
+    /// Handshakes are sent and nothing comes back.
+    NoAnswer(SocketAddr),
 }
 
-#[derive(Debug)]
-struct Newcomer {
-    path: Path,
-    info: PathInfo,
-    arrived_at: Instant,
+impl Notice {
+    /// A number below [`KINDS`](Self::KINDS) for each kind.
+    fn kind(self) -> usize {
+        match self {
+            Self::Session { .. } => 0,
+            Self::PeerKind(_) => 1,
+            Self::Feature => 2,
+            Self::Busy => 3,
+            Self::TwoPeers(_) => 4,
+            Self::MtuDiffers(..) => 5,
+            Self::ClockBehind(_) => 6,
+            Self::SameSide(_) => 7,
+            Self::WrongKey(_) => 8,
+            Self::PlainPeer(_) => 9,
+            Self::NoAnswer(_) => 10,
+        }
+    }
+
+    const KINDS: usize = 11;
 }
 
-/// The state machine. See the module's text.
-#[derive(Debug)]
-pub struct Tunnel {
-    kind: LinkLayer,
-    session: Session,
-    live: Option<Live>,
-    waiting: VecDeque<Newcomer>,
-    contest: u32,
-    replaced_at: Option<Instant>,
-    events: VecDeque<Event>,
+/// What was in a message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened<'a> {
+    /// A packet for the device.
+    Packet(&'a mut [u8]),
+    /// A virtio header and a super-packet, as the peer made them: authentic, and still to be checked.
+    Super(&'a mut [u8]),
+    /// Nothing for the device: the message was for the tunnel itself.
+    Nothing,
+}
+
+/// A message of the tunnel itself: a handshake, or a sign of life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// By which path it leaves; not necessarily the live one.
+    pub path: Path,
+    /// The message.
+    pub message: Vec<u8>,
+}
+
+/// The state machine of one link.
+pub enum Tunnel {
+    /// A message is a packet.
+    Plain(Plain),
+    /// Messages are sealed.
+    Secure(Box<Secure>),
 }
 
 impl Tunnel {
     /// A plain tunnel without a peer.
     pub fn plain(kind: LinkLayer) -> Self {
-        Self {
-            kind,
-            session: Session::Plain,
-            live: None,
-            waiting: VecDeque::new(),
-            contest: 0,
-            replaced_at: None,
-            events: VecDeque::new(),
-        }
+        Self::Plain(Plain::new(kind))
+    }
+
+    /// A secure tunnel without a peer.
+    pub fn secure(secure: Secure) -> Self {
+        Self::Secure(Box::new(secure))
     }
 
     /// The path that messages go out by.
     pub fn live_path(&self) -> Option<Path> {
-        self.live.as_ref().map(|live| live.path)
+        match self {
+            Self::Plain(plain) => plain.live_path(),
+            Self::Secure(secure) => secure.live_path(),
+        }
     }
 
-    /// True if there is a path that a message of this packet can go out by.
+    /// True if packets can go out: there is a path, and on a secure link a session.
     pub fn has_path(&self) -> bool {
-        self.live.is_some()
+        match self {
+            Self::Plain(plain) => plain.live_path().is_some(),
+            Self::Secure(secure) => secure.has_session(),
+        }
     }
 
     /// Length of the message that carries a packet of `packet_len` bytes; `None` if it fits no message of the live
-    /// path, or there is none.
+    /// path, or there is none. A secure link takes note that there is something to send.
     #[must_use]
-    pub fn message_len(&self, packet_len: usize) -> Option<usize> {
-        let live = self.live.as_ref()?;
-        Some(packet_len + self.session.overhead()).filter(|len| *len <= live.info.max_message)
+    pub fn message_len(&mut self, packet_len: usize, now: Instant) -> Option<usize> {
+        match self {
+            Self::Plain(plain) => plain.message_len(packet_len),
+            Self::Secure(secure) => secure.message_len(packet_len, now),
+        }
     }
 
     /// Writes the message that carries `packet` into `message`, which is as long as
     /// [`message_len`](Self::message_len) said.
-    pub fn seal(&mut self, packet: &[u8], message: &mut [u8]) {
-        self.session.seal(packet, message);
+    pub fn seal(&mut self, packet: &[u8], message: &mut [u8], now: Instant) {
+        match self {
+            Self::Plain(_) => message.copy_from_slice(packet),
+            Self::Secure(secure) => secure.seal(message::DATA, packet, message, now),
+        }
     }
 
-    /// Takes a message that arrived by `path` and returns the packet in it.
+    /// True if some kind of super-packet may cross the link whole.
+    pub fn takes_super_packets(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Secure(secure) => secure.takes_super_packets(),
+        }
+    }
+
+    /// Length of the message that carries a super-packet of this kind whole, where `len` counts its virtio header too;
+    /// `None` if the link does not take it so.
+    #[must_use]
+    pub fn super_message_len(&mut self, kind: Segmentation, len: usize, now: Instant) -> Option<usize> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secure(secure) => secure.super_message_len(kind, len, now),
+        }
+    }
+
+    /// Writes the message that carries a super-packet, virtio header first, whole.
+    pub fn seal_super(&mut self, bytes: &[u8], message: &mut [u8], now: Instant) {
+        match self {
+            // Never asked for: `super_message_len` has said so.
+            Self::Plain(_) => message.fill(0),
+            Self::Secure(secure) => secure.seal(message::SUPER, bytes, message, now),
+        }
+    }
+
+    /// Takes a message that arrived by `path` and returns what was in it.
     ///
     /// # Errors
     /// Why the message is dropped.
-    pub fn open<'a>(&mut self, path: Path, message: &'a mut [u8], now: Instant) -> Result<&'a mut [u8], Refused> {
-        let Some(live) = self.live.as_mut().filter(|live| live.path == path) else { return Err(Refused::NotLive) };
-        if !live.has_spoken && is_secure_init(message) {
-            let path = live.path;
-            self.end_live(Some(Rejection::WantsSecure), now);
-            self.events.push_back(Event::PathRejected(path, Rejection::WantsSecure));
-            self.adopt_waiting(now);
-            return Err(Refused::WantsSecure);
+    pub fn open<'a>(
+        &mut self,
+        path: Path,
+        info: &PathInfo,
+        message: &'a mut [u8],
+        now: Instant,
+    ) -> Result<Opened<'a>, Refused> {
+        match self {
+            Self::Plain(plain) => plain.open(path, message, now).map(Opened::Packet),
+            Self::Secure(secure) => secure.open(path, info, message, now),
         }
-        let packet = self.session.open(message);
-        if !is_packet(self.kind, packet) {
-            return Err(Refused::Invalid);
-        }
-        live.heard_at = now;
-        live.has_spoken = true;
-        if !live.announced {
-            live.announced = true;
-            self.events.push_back(Event::Up(live.info));
-        }
-        Ok(packet)
     }
 
-    /// Takes a new path. It is adopted, rejected, or it waits; see the module's text.
+    /// Takes a new path. It is adopted, rejected, or it waits.
     pub fn link_up(&mut self, path: Path, info: PathInfo, now: Instant) {
-        let newcomer = Newcomer { path, info, arrived_at: now };
-        let Some(live) = &self.live else { return self.adopt(newcomer, now) };
-        if info.reliable {
-            if self.waiting.len() < MAX_WAITING {
-                self.waiting.push_back(newcomer);
-                self.settle(now);
-            } else {
-                self.events.push_back(Event::PathRejected(path, Rejection::Occupied));
-            }
-            return;
-        }
-        let same_host = live.info.peer.ip() == info.peer.ip();
-        let silence = now.saturating_duration_since(live.heard_at);
-        if same_host || !live.has_spoken || silence >= DATAGRAM_SILENCE {
-            self.replace(newcomer, now);
-        } else {
-            self.events.push_back(Event::PathRejected(path, Rejection::Occupied));
+        match self {
+            Self::Plain(plain) => plain.link_up(path, info, now),
+            Self::Secure(secure) => secure.link_up(path, info, now),
         }
     }
 
     /// Takes the end of a path.
     pub fn link_down(&mut self, path: Path, now: Instant) {
-        self.waiting.retain(|newcomer| newcomer.path != path);
-        if self.live_path() == Some(path) {
-            self.end_live(None, now);
-            self.adopt_waiting(now);
+        match self {
+            Self::Plain(plain) => plain.link_down(path, now),
+            Self::Secure(secure) => secure.link_down(path, now),
         }
     }
 
-    /// Takes the end of everything: the peer is gone, and nobody takes its place.
-    pub fn close(&mut self, now: Instant) {
-        self.waiting.clear();
-        self.end_live(None, now);
+    /// Takes the end of everything: the peer is gone, and nobody takes its place. A secure link says goodbye.
+    pub fn close(&mut self, reason: message::CloseReason, now: Instant) {
+        match self {
+            Self::Plain(plain) => plain.close(now),
+            Self::Secure(secure) => secure.close(reason, now),
+        }
     }
 
     /// The next thing to carry out.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        match self {
+            Self::Plain(plain) => plain.poll_event(),
+            Self::Secure(secure) => secure.poll_event(),
+        }
+    }
+
+    /// The next message of the tunnel itself that is to be sent.
+    #[must_use]
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secure(secure) => secure.poll_transmit(),
+        }
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let live = self.live.as_ref()?;
-        let newcomer = self.waiting.front()?;
-        Some((newcomer.arrived_at + NEWCOMER_PATIENCE).min(live.heard_at + self.takeover_silence(live.heard_at)))
+        match self {
+            Self::Plain(plain) => plain.poll_timeout(),
+            Self::Secure(secure) => secure.poll_timeout(),
+        }
     }
 
-    /// Lets time pass: newcomers take over or are turned away.
+    /// Lets time pass.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.settle(now);
-    }
-
-    /// Replaces a silent live path by the newcomer that has waited longest, and turns impatient ones away.
-    fn settle(&mut self, now: Instant) {
-        let Some(live) = &self.live else { return };
-        let silence = now.saturating_duration_since(live.heard_at);
-        if silence >= self.takeover_silence(now)
-            && let Some(newcomer) = self.waiting.pop_front()
-        {
-            self.count_replacement(now);
-            self.replace(newcomer, now);
-        }
-        while let Some(newcomer) = self.waiting.front()
-            && now.saturating_duration_since(newcomer.arrived_at) >= NEWCOMER_PATIENCE
-        {
-            self.events.push_back(Event::PathRejected(newcomer.path, Rejection::Occupied));
-            self.waiting.pop_front();
+        match self {
+            Self::Plain(plain) => plain.handle_timeout(now),
+            Self::Secure(secure) => secure.handle_timeout(now),
         }
     }
-
-    fn takeover_silence(&self, now: Instant) -> Duration {
-        let remembered = self.replaced_at.is_some_and(|at| now.saturating_duration_since(at) < CONTEST_MEMORY);
-        if remembered { TAKEOVER_SILENCE * 2u32.pow(self.contest.min(MAX_CONTEST)) } else { TAKEOVER_SILENCE }
-    }
-
-    fn count_replacement(&mut self, now: Instant) {
-        let remembered = self.replaced_at.is_some_and(|at| now.saturating_duration_since(at) < CONTEST_MEMORY);
-        self.contest = if remembered { (self.contest + 1).min(MAX_CONTEST) } else { 1 };
-        self.replaced_at = Some(now);
-    }
-
-    fn adopt(&mut self, newcomer: Newcomer, now: Instant) {
-        let Newcomer { path, info, .. } = newcomer;
-        self.live = Some(Live { path, info, heard_at: now, announced: info.reliable, has_spoken: false });
-        self.events.push_back(Event::PathAdopted(path));
-        if info.reliable {
-            self.events.push_back(Event::Up(info));
-        }
-    }
-
-    fn replace(&mut self, newcomer: Newcomer, now: Instant) {
-        let old = self.live.as_ref().map(|live| (live.path, live.info, live.announced, live.has_spoken, live.heard_at));
-        let Some((path, info, announced, has_spoken, heard_at)) = old else { return self.adopt(newcomer, now) };
-        let same_host = info.peer.ip() == newcomer.info.peer.ip();
-        if info.reliable || !same_host {
-            self.end_live(Some(Rejection::Replaced), now);
-            self.events.push_back(Event::PathRejected(path, Rejection::Replaced));
-            return self.adopt(newcomer, now);
-        }
-        // The same host by another port: it stays the peer that it was, and an empty datagram from there is no sign of
-        // life by which another host could be kept out, or let in.
-        let Newcomer { path: new_path, info, .. } = newcomer;
-        self.events.push_back(Event::PathRejected(path, Rejection::Replaced));
-        self.live = Some(Live { path: new_path, info, heard_at, announced, has_spoken });
-        self.events.push_back(Event::PathAdopted(new_path));
-        if announced {
-            self.events.push_back(Event::Moved(info.peer));
-        }
-    }
-
-    fn adopt_waiting(&mut self, now: Instant) {
-        if let Some(next) = self.waiting.pop_front() {
-            self.adopt(next, now);
-        }
-    }
-
-    fn end_live(&mut self, why: Option<Rejection>, now: Instant) {
-        if let Some(live) = self.live.take().filter(|live| live.announced) {
-            let idle = now.saturating_duration_since(live.heard_at);
-            self.events.push_back(Event::Down { idle, peer: live.info.peer, why });
-        }
-    }
-}
-
-fn is_secure_init(message: &[u8]) -> bool {
-    SECURE_INIT.iter().any(|(start, len)| message.len() == *len && message.starts_with(start))
 }
 
 /// True if the device may be given this: long enough, and in tun mode IPv4 or IPv6 by its version.
@@ -337,6 +355,3 @@ fn is_packet(kind: LinkLayer, packet: &[u8]) -> bool {
     };
     known && packet.len() >= kind.min_packet_len()
 }
-
-#[cfg(test)]
-mod tests;

@@ -450,7 +450,7 @@ mod tests {
     use mio::{Poll, Waker};
 
     use crate::cli::Cli;
-    use crate::config::Config;
+    use crate::config::{Config, KeyFiles};
     use crate::transport::admission::Surroundings;
     use crate::transport::{Mode, before_authentication};
 
@@ -462,7 +462,8 @@ mod tests {
         let known = [0, 1].map(|index| silent[index].local_addr().expect("an address"));
         let line = format!("simpletun -i t -U -c {}", known[0]);
         let options = Cli::from_arguments(line.split_whitespace()).expect("legal flags").options;
-        let config = Config::new(&options, &|_, _| None).expect("a legal configuration").link;
+        let config =
+            Config::new(&options, &|_, _| None, &KeyFiles::from_environment()).expect("a legal configuration").link;
         let poll = Poll::new().expect("a poll");
         let registry = poll.registry().try_clone().expect("its registry");
         let waker = Arc::new(Waker::new(&registry, RESOLVER_TOKEN).expect("a waker"));

@@ -1,0 +1,103 @@
+//! The two halves of a link, transport and tunnel, made from its configuration.
+
+use std::io;
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+
+use super::surroundings;
+use crate::config::{Access, LinkConfig, Role, Security};
+use crate::device::Device;
+use crate::event_loop::EventLoop;
+use crate::hint::Hint;
+use crate::relay::Relay;
+use crate::transport::{self, Mode};
+use crate::tunnel::Tunnel;
+use crate::tunnel::identity::Identity;
+use crate::tunnel::message::Side;
+use crate::tunnel::secure::{Endpoint, Limits, Persistence, Randomness, Secure, Settings};
+
+/// Opens the link and joins it with the device.
+///
+/// # Errors
+/// The local address or port cannot be used, or the peer's public key is none. The device is handed back.
+pub fn open(
+    device: Device,
+    link: &LinkConfig,
+    debug: bool,
+    event_loop: &EventLoop,
+) -> Result<Relay, (Device, io::Error)> {
+    match halves(&device, link, event_loop) {
+        Ok((transport, tunnel, hint)) => Ok(Relay::new(device, transport, tunnel, link, debug).remembering(hint)),
+        Err(error) => Err((device, error)),
+    }
+}
+
+type Halves = (Box<dyn transport::Transport>, Tunnel, Option<Hint>);
+
+fn halves(device: &Device, link: &LinkConfig, event_loop: &EventLoop) -> io::Result<Halves> {
+    let hint = link.state_dir.as_ref().map(|directory| Hint::open(directory, device.name()));
+    let (tunnel, mode) = match identities(link)? {
+        identities if identities.is_empty() => (Tunnel::plain(device.kind()), Mode::Plain),
+        identities => {
+            let init_len = identities[0].suite().init_len();
+            (secure(device, link, identities, event_loop)?, Mode::Secure { init_len })
+        }
+    };
+    let known = hint.as_ref().and_then(Hint::address);
+    let context = event_loop.context(surroundings(), mode, known)?;
+    Ok((transport::open(link, context, event_loop.now())?, tunnel, hint))
+}
+
+fn secure(device: &Device, link: &LinkConfig, identities: Vec<Identity>, event_loop: &EventLoop) -> io::Result<Tunnel> {
+    let is_configured = matches!(&link.role, Role::Connect(_) | Role::Listen(Access::Remote { .. }));
+    let settings = Settings {
+        side: side(link),
+        kind: device.kind(),
+        mtu: device.mtu().ok().and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or_default(),
+        aead: link.aead,
+        keepalive: link.keepalive,
+        down_after: link.down_after,
+        endpoint: if link.pin_endpoint { Endpoint::Pinned } else { Endpoint::Follows },
+        persistence: if is_configured { Persistence::Forever } else { Persistence::WhileFresh },
+        limits: link.rekey_after.map_or_else(Limits::default, Limits::rekeying_after),
+    };
+    let random = Box::new(System(SystemRandom::new()));
+    Secure::new(settings, identities, random, event_loop.now(), event_loop.wall())
+        .map(Tunnel::secure)
+        .ok_or_else(|| io::Error::other("The kernel gives no random numbers"))
+}
+
+fn side(link: &LinkConfig) -> Side {
+    if link.role.is_client() { Side::Connect } else { Side::Listen }
+}
+
+/// What this end can prove; nothing on a plain link.
+fn identities(link: &LinkConfig) -> io::Result<Vec<Identity>> {
+    let side = side(link);
+    match &link.security {
+        Security::Plain => Ok(Vec::new()),
+        Security::Secret(secrets) => {
+            Ok(secrets.iter().map(|secret| Identity::with_secret(secret.clone(), side)).collect())
+        }
+        Security::Keys { private, peers, psk } => peers
+            .iter()
+            .map(|peer| {
+                Identity::with_keys(private.clone(), *peer, psk.clone(), side).ok_or_else(|| {
+                    io::Error::new(
+                        io::ErrorKind::InvalidInput,
+                        format!("The key {peer} of --peer-public-key protects nothing: ask the peer for the right one"),
+                    )
+                })
+            })
+            .collect(),
+    }
+}
+
+/// The kernel's random numbers.
+struct System(SystemRandom);
+
+impl Randomness for System {
+    fn fill(&mut self, bytes: &mut [u8]) -> bool {
+        self.0.fill(bytes).is_ok()
+    }
+}

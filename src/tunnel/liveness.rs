@@ -1,0 +1,217 @@
+//! Whether the peer is alive: when to ask, when to doubt it, when to give it up. Pure, and only authentic messages count.
+
+use std::time::{Duration, Instant};
+
+/// Shortest time in which an answer is expected.
+const MIN_PATIENCE: Duration = Duration::from_millis(300);
+
+/// What has become due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Ask for a sign of life.
+    Ping,
+    /// The question was not answered: make a new session.
+    Doubt,
+    /// The peer counts as gone.
+    Silence,
+}
+
+/// See the module's text.
+#[derive(Clone, Copy, Debug)]
+pub struct Liveness {
+    keepalive: Duration,
+    down_after: Duration,
+    heard_at: Instant,
+    /// When something was sent first after the peer was heard last.
+    waiting_since: Option<Instant>,
+    /// What has been done about it.
+    probed: bool,
+    doubted: bool,
+    gone: bool,
+    /// When the peer is asked although nothing was sent.
+    idle_ping_at: Instant,
+    ping: Option<(u64, Instant)>,
+    smoothed_rtt: Option<Duration>,
+}
+
+impl Liveness {
+    /// Begins with the peer heard now.
+    pub fn new(keepalive: Duration, down_after: Duration, now: Instant) -> Self {
+        Self {
+            keepalive,
+            down_after,
+            heard_at: now,
+            waiting_since: None,
+            probed: false,
+            doubted: false,
+            gone: false,
+            idle_ping_at: now + keepalive,
+            ping: None,
+            smoothed_rtt: None,
+        }
+    }
+
+    /// When the peer was heard last.
+    pub fn heard_at(&self) -> Instant {
+        self.heard_at
+    }
+
+    /// Half of the peer's patience is the most that this end may be silent for.
+    pub fn respect(&mut self, peer_down_after: Duration) {
+        self.keepalive = self.keepalive.min(peer_down_after / 2).max(MIN_PATIENCE);
+    }
+
+    /// Something authentic has come.
+    pub fn heard(&mut self, now: Instant) {
+        self.heard_at = now;
+        self.idle_ping_at = now + self.keepalive;
+        self.waiting_since = None;
+        (self.probed, self.doubted, self.gone) = (false, false, false);
+    }
+
+    /// Something was sent that an answer may be expected to.
+    pub fn sent(&mut self, now: Instant) {
+        self.waiting_since.get_or_insert(now);
+    }
+
+    /// A ping with this token was sent.
+    pub fn pinged(&mut self, token: u64, now: Instant) {
+        self.ping = Some((token, now));
+        self.idle_ping_at = now + self.keepalive;
+        self.sent(now);
+    }
+
+    /// A pong has come.
+    pub fn ponged(&mut self, token: u64, now: Instant) {
+        if let Some((_, at)) = self.ping.take_if(|(asked, _)| *asked == token) {
+            self.measured(now.saturating_duration_since(at));
+        }
+    }
+
+    /// A round trip was measured; smoothed as in RFC 6298.
+    pub fn measured(&mut self, rtt: Duration) {
+        self.smoothed_rtt = Some(match self.smoothed_rtt {
+            Some(smoothed) => (smoothed * 7 + rtt) / 8,
+            None => rtt,
+        });
+    }
+
+    fn patience(&self) -> Duration {
+        self.smoothed_rtt.map_or(MIN_PATIENCE, |rtt| (rtt * 3).max(MIN_PATIENCE))
+    }
+
+    /// When [`poll`](Self::poll) has something to say, if nothing happens before.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.gone {
+            return None;
+        }
+        let answer_by = self.waiting_since.map(|since| since + self.patience());
+        let probe = answer_by.filter(|_| !self.probed);
+        let doubt = answer_by.map(|at| at + self.patience()).filter(|_| !self.doubted);
+        [probe, doubt, Some(self.idle_ping_at), Some(self.heard_at + self.down_after)].into_iter().flatten().min()
+    }
+
+    /// The next thing that is due, the gravest first.
+    pub fn poll(&mut self, now: Instant) -> Option<Due> {
+        if self.gone {
+            return None;
+        }
+        if now >= self.heard_at + self.down_after {
+            self.gone = true;
+            return Some(Due::Silence);
+        }
+        let patience = self.patience();
+        let waited = self.waiting_since.map(|since| now.saturating_duration_since(since));
+        if !self.doubted && waited.is_some_and(|waited| waited >= patience * 2) {
+            (self.probed, self.doubted) = (true, true);
+            return Some(Due::Doubt);
+        }
+        if !self.probed && waited.is_some_and(|waited| waited >= patience) {
+            self.probed = true;
+            return Some(Due::Ping);
+        }
+        if now >= self.idle_ping_at {
+            self.idle_ping_at = now + self.keepalive;
+            return Some(Due::Ping);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MS: Duration = Duration::from_millis(1);
+
+    #[expect(clippy::disallowed_methods, reason = "a starting point for virtual time")]
+    fn begin() -> (Liveness, Instant) {
+        let now = Instant::now();
+        (Liveness::new(3 * SECOND, 10 * SECOND, now), now)
+    }
+
+    /// Everything that becomes due until `end`, with its time.
+    fn course(liveness: &mut Liveness, start: Instant, end: Duration) -> Vec<(u128, Due)> {
+        let mut course = Vec::new();
+        while let Some(at) = liveness.deadline().filter(|at| *at <= start + end) {
+            let due = liveness.poll(at).expect("something is due at the deadline");
+            course.push((at.duration_since(start).as_millis(), due));
+            if due == Due::Ping {
+                liveness.pinged(1, at);
+            }
+        }
+        course
+    }
+
+    #[test]
+    fn a_silent_peer_is_asked_doubted_and_given_up() {
+        let (mut liveness, start) = begin();
+        let expected = [
+            (3000, Due::Ping),
+            (3300, Due::Ping),
+            (3600, Due::Doubt),
+            (6300, Due::Ping),
+            (9300, Due::Ping),
+            (10_000, Due::Silence),
+        ];
+        assert_eq!(course(&mut liveness, start, 60 * SECOND), expected);
+        assert_eq!(liveness.deadline(), None, "what is gone needs no clock");
+    }
+
+    #[test]
+    fn traffic_without_an_answer_is_doubted_after_twice_the_round_trip() {
+        let (mut liveness, start) = begin();
+        liveness.measured(200 * MS);
+        liveness.sent(start);
+        let expected = [(600, Due::Ping), (1200, Due::Doubt)];
+        assert_eq!(course(&mut liveness, start, 2 * SECOND), expected);
+        liveness.heard(start + 2 * SECOND);
+        assert_eq!(liveness.poll(start + 2 * SECOND), None);
+        assert_eq!(course(&mut liveness, start, 4 * SECOND), []);
+    }
+
+    #[test]
+    fn the_round_trip_is_smoothed_and_wrong_tokens_count_for_nothing() {
+        let (mut liveness, start) = begin();
+        liveness.pinged(7, start);
+        liveness.ponged(8, start + SECOND);
+        assert_eq!(liveness.smoothed_rtt, None);
+        liveness.ponged(7, start + 160 * MS);
+        liveness.ponged(7, start + SECOND);
+        assert_eq!(liveness.smoothed_rtt, Some(160 * MS));
+        liveness.measured(80 * MS);
+        assert_eq!(liveness.smoothed_rtt, Some(150 * MS));
+    }
+
+    #[test]
+    fn an_impatient_peer_is_asked_more_often() {
+        let (mut liveness, start) = begin();
+        liveness.respect(2 * SECOND);
+        liveness.heard(start);
+        assert_eq!(liveness.deadline(), Some(start + SECOND));
+        liveness.respect(Duration::ZERO);
+        liveness.heard(start);
+        assert_eq!(liveness.deadline(), Some(start + MIN_PATIENCE), "but never without pause");
+    }
+}

@@ -1,0 +1,636 @@
+//! A secure link: sessions under keys that only the two ends have (`docs/PROTOCOL.md`, "Secure links").
+//!
+//! Pure: bytes, paths and `now` in; events and messages out; chance comes through [`Randomness`]. Here are the sessions and
+//! what comes through them; [`initiator`] begins handshakes and reads their answers, [`responder`] answers them.
+//!
+//! Three rules hold everywhere: nothing is sent, and no state but limits and counters changes, because of a message that
+//! is not authentic; a handshake replaces something only when its session is confirmed; and whatever costs more than
+//! a hash stands behind mac1.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::crypto::{Aead, has_fast_aes};
+use super::gate::Gate;
+use super::identity::Identity;
+use super::liveness::{Due, Liveness};
+use super::message::{
+    self, CTRL, CloseReason, Control, DATA, FEATURE_AES, FEATURE_AES_ONLY, FEATURE_SUPER_TCP_V4, FEATURE_SUPER_TCP_V6,
+    FEATURE_SUPER_UDP, FEATURES_RELIABLE, INIT, Instance, OVERHEAD, RESP, SUPER, Side, Timestamp,
+};
+pub use super::session::Limits;
+use super::session::{self, Session};
+use super::{Event, Notice, Opened, Path, PathInfo, Refused, Rejection, Transmit, is_packet};
+use crate::config::{AeadChoice, LinkLayer};
+use crate::offload::Segmentation;
+
+mod initiator;
+mod responder;
+
+use initiator::{Attempt, Reason};
+
+/// Sessions beside the current one by which messages are still accepted.
+const MAX_PREVIOUS: usize = 2;
+
+/// Sessions of a responder that wait for their confirmation: as many as the initiator has INITs under way, for when the
+/// round trip is longer than its patience, it confirms the first that was answered.
+const MAX_NEXT: usize = 3;
+
+/// Wait before a handshake after the peer has said goodbye.
+const AFTER_GOODBYE: Duration = Duration::from_secs(1);
+/// The same if it has said that it begins anew.
+const AFTER_NEW_BEGINNING: Duration = Duration::from_millis(100);
+
+/// How often a kind of notice is given, and how often that nobody answers.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where unpredictable bytes come from.
+pub trait Randomness: Send {
+    /// Fills `bytes`; false if that is not possible now.
+    fn fill(&mut self, bytes: &mut [u8]) -> bool;
+}
+
+/// Whether the peer's address may change while the link is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// It follows the newest authentic message.
+    Follows,
+    /// It stays as it was configured.
+    Pinned,
+}
+
+/// For how long a peer that does not answer is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// For ever: its address was configured.
+    Forever,
+    /// As long as a session could last: its address is only what it came from.
+    WhileFresh,
+}
+
+/// What the configuration says about a secure link.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This end's side.
+    pub side: Side,
+    /// Kind of the device.
+    pub kind: LinkLayer,
+    /// MTU of the device in bytes; 0 if not known.
+    pub mtu: u16,
+    /// How messages are to be sealed.
+    pub aead: AeadChoice,
+    /// Silence after which the peer is asked whether it is alive.
+    pub keepalive: Duration,
+    /// Silence after which it counts as gone.
+    pub down_after: Duration,
+    /// Whether the peer's address may change.
+    pub endpoint: Endpoint,
+    /// For how long a silent peer is asked.
+    pub persistence: Persistence,
+    /// How long sessions last.
+    pub limits: Limits,
+}
+
+impl Settings {
+    fn wants_aes(&self) -> bool {
+        match self.aead {
+            AeadChoice::Auto => has_fast_aes(),
+            AeadChoice::Aes256Gcm => true,
+            AeadChoice::ChaCha20Poly1305 => false,
+        }
+    }
+
+    /// True unless another AEAD is insisted on.
+    fn allows(&self, aead: Aead) -> bool {
+        match self.aead {
+            AeadChoice::Auto => true,
+            AeadChoice::Aes256Gcm => aead == Aead::Aes256Gcm,
+            AeadChoice::ChaCha20Poly1305 => aead == Aead::ChaCha20Poly1305,
+        }
+    }
+
+    /// What this end can do on such a path.
+    fn features(&self, info: &PathInfo) -> u32 {
+        let aes = match self.aead {
+            AeadChoice::Aes256Gcm => FEATURE_AES | FEATURE_AES_ONLY,
+            AeadChoice::Auto if self.wants_aes() => FEATURE_AES,
+            AeadChoice::Auto | AeadChoice::ChaCha20Poly1305 => 0,
+        };
+        aes | if info.reliable { FEATURES_RELIABLE } else { 0 }
+    }
+}
+
+/// Where messages go.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    path: Path,
+    info: PathInfo,
+}
+
+/// The state machine of a secure link. See the module's text.
+pub struct Secure {
+    settings: Settings,
+    identities: Vec<Identity>,
+    /// The greatest timestamp seen from the peer, for each identity.
+    greatest_seen: Vec<Timestamp>,
+    /// The identity that the next handshake begins with.
+    preferred: usize,
+    random: Box<dyn Randomness>,
+    instance: Instance,
+    /// The wall clock's time at the moment `started_at`.
+    started_wall: Duration,
+    started_at: Instant,
+    /// The timestamp sent last.
+    stamped: Timestamp,
+    link: Option<Link>,
+    current: Option<Session>,
+    next: VecDeque<Session>,
+    previous: VecDeque<Session>,
+    attempt: Option<Attempt>,
+    gate: Gate,
+    liveness: Option<Liveness>,
+    up: bool,
+    interrupted: bool,
+    /// Where the peer was last.
+    last_peer: Option<SocketAddr>,
+    peer_instance: Option<Instance>,
+    /// Instances that another one has taken the place of, with the time.
+    replaced: VecDeque<(Instance, Instant)>,
+    /// When each kind of notice was given last.
+    noticed: [Option<Instant>; Notice::KINDS],
+    events: VecDeque<Event>,
+    /// Holds no more than one turn of the loop has caused, which the budgets of the pumps bound.
+    transmits: VecDeque<Transmit>,
+}
+
+/// Which session a message belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Current,
+    Next(usize),
+    Previous(usize),
+}
+
+impl Secure {
+    /// A link without a peer. `wall` is the time since 1970 at the moment `now`. The first of the identities is the one that is
+    /// offered first; there has to be at least one, and all are of one suite. `None` if there is none, or no
+    /// randomness to draw the instance from.
+    pub fn new(
+        settings: Settings,
+        identities: Vec<Identity>,
+        mut random: Box<dyn Randomness>,
+        now: Instant,
+        wall: Duration,
+    ) -> Option<Self> {
+        let mut instance = Instance::default();
+        if identities.is_empty() || !random.fill(&mut instance) {
+            return None;
+        }
+        Some(Self {
+            greatest_seen: vec![Timestamp::default(); identities.len()],
+            settings,
+            identities,
+            preferred: 0,
+            random,
+            instance,
+            started_wall: wall,
+            started_at: now,
+            stamped: Timestamp::default(),
+            link: None,
+            current: None,
+            next: VecDeque::with_capacity(MAX_NEXT),
+            previous: VecDeque::with_capacity(MAX_PREVIOUS),
+            attempt: None,
+            gate: Gate::new(now),
+            liveness: None,
+            up: false,
+            interrupted: false,
+            last_peer: None,
+            peer_instance: None,
+            replaced: VecDeque::new(),
+            noticed: [None; Notice::KINDS],
+            events: VecDeque::new(),
+            transmits: VecDeque::new(),
+        })
+    }
+
+    /// The path that messages go out by.
+    pub fn live_path(&self) -> Option<Path> {
+        self.link.map(|link| link.path)
+    }
+
+    /// True if packets can go out.
+    pub fn has_session(&self) -> bool {
+        self.link.is_some() && self.current.as_ref().is_some_and(|session| !session.is_spent())
+    }
+
+    /// Length of the message that carries a packet of this length; see [`super::Tunnel::message_len`].
+    pub fn message_len(&mut self, packet_len: usize, now: Instant) -> Option<usize> {
+        let link = self.link?;
+        if !self.current.as_ref().is_some_and(|session| !session.is_spent() && now < session.ends_at()) {
+            self.hurry(now);
+            return None;
+        }
+        Some(packet_len + OVERHEAD).filter(|len| *len <= link.info.max_message)
+    }
+
+    /// True if some kind of super-packet may cross whole.
+    pub fn takes_super_packets(&self) -> bool {
+        self.current.as_ref().is_some_and(|session| session.terms.features & FEATURES_RELIABLE != 0)
+    }
+
+    /// As [`message_len`](Self::message_len), for a super-packet with its virtio header.
+    pub fn super_message_len(&mut self, kind: Segmentation, len: usize, now: Instant) -> Option<usize> {
+        let bit = match kind {
+            Segmentation::TcpV4 => FEATURE_SUPER_TCP_V4,
+            Segmentation::TcpV6 => FEATURE_SUPER_TCP_V6,
+            Segmentation::Udp => FEATURE_SUPER_UDP,
+        };
+        if self.current.as_ref()?.terms.features & bit == 0 {
+            return None;
+        }
+        self.message_len(len, now)
+    }
+
+    /// Seals a packet; `message` is as long as was asked for.
+    pub fn seal(&mut self, kind: u8, plain: &[u8], message: &mut [u8], now: Instant) {
+        let Some(session) = &mut self.current else { return message.fill(0) };
+        session.seal(kind, plain, message);
+        if let Some(liveness) = &mut self.liveness {
+            liveness.sent(now);
+        }
+    }
+
+    /// Takes a message; see [`super::Tunnel::open`].
+    ///
+    /// # Errors
+    /// Why it is dropped. On a reliable path most reasons end the path, too.
+    pub fn open<'a>(
+        &mut self,
+        path: Path,
+        info: &PathInfo,
+        message: &'a mut [u8],
+        now: Instant,
+    ) -> Result<Opened<'a>, Refused> {
+        let result = match message.first().copied() {
+            Some(INIT) => self.handle_init(path, info, message, now).map(|()| Opened::Nothing),
+            Some(RESP) => self.handle_resp(path, info, message, now).map(|()| Opened::Nothing),
+            Some(DATA | SUPER | CTRL) => self.handle_sealed(path, info, message, now),
+            _ => {
+                if message::looks_plain(self.settings.kind, message) {
+                    self.notice(Notice::PlainPeer(info.peer), now);
+                }
+                Err(Refused::NotAMessage)
+            }
+        };
+        if let Err(refused) = result
+            && info.reliable
+            && !matches!(refused, Refused::Invalid | Refused::HandshakeRefused)
+        {
+            self.give_up(path, Rejection::NotAuthentic);
+        }
+        result
+    }
+
+    fn handle_sealed<'a>(
+        &mut self,
+        path: Path,
+        info: &PathInfo,
+        message: &'a mut [u8],
+        now: Instant,
+    ) -> Result<Opened<'a>, Refused> {
+        let index = session::receiver(message).ok_or(Refused::NotAMessage)?;
+        let slot = self.slot(index).ok_or(Refused::UnknownSession)?;
+        let Some(session) = self.session_mut(slot) else { return Err(Refused::UnknownSession) };
+        if session.terms.bound.is_some_and(|bound| bound != path) {
+            return Err(Refused::UnknownSession);
+        }
+        let kind = message[0];
+        let (plain, newest) = session.open(message, now)?;
+        match slot {
+            Slot::Next(index) => {
+                if let Some(session) = self.next.remove(index) {
+                    self.complete(session, path, info, now);
+                }
+            }
+            Slot::Current if newest => self.follow(path, info),
+            Slot::Current | Slot::Previous(_) => {}
+        }
+        self.heard(info, now);
+        match kind {
+            DATA if is_packet(self.settings.kind, plain) => Ok(Opened::Packet(plain)),
+            SUPER if info.reliable => Ok(Opened::Super(plain)),
+            CTRL => {
+                self.handle_control(Control::parse(plain), path, slot, now);
+                Ok(Opened::Nothing)
+            }
+            _ => Err(Refused::Invalid),
+        }
+    }
+
+    fn handle_control(&mut self, control: Control, path: Path, slot: Slot, now: Instant) {
+        match control {
+            Control::Ping { token, len } => {
+                let size = u16::try_from(len).unwrap_or(u16::MAX);
+                self.send_control(Control::Pong { token, size });
+            }
+            Control::Pong { token, .. } => {
+                if let Some(liveness) = &mut self.liveness {
+                    liveness.ponged(token, now);
+                }
+            }
+            // The goodbye of a client that was replaced is not that of its successor.
+            Control::Close(reason) if !matches!(slot, Slot::Previous(_)) => self.handle_goodbye(reason, path, now),
+            Control::Close(_) | Control::Empty | Control::Unknown => {}
+        }
+    }
+
+    fn handle_goodbye(&mut self, reason: u8, path: Path, now: Instant) {
+        self.end(Some(Rejection::PeerClosed), now);
+        let Some(link) = self.link else { return };
+        if link.info.reliable {
+            self.give_up(path, Rejection::PeerClosed);
+        } else if self.settings.side == Side::Connect || self.settings.persistence == Persistence::Forever {
+            let wait = if reason == CloseReason::BeginsAnew as u8 { AFTER_NEW_BEGINNING } else { AFTER_GOODBYE };
+            self.attempt = Some(Attempt::later(Reason::Start, now, wait));
+        } else {
+            self.link = None;
+            self.events.push_back(Event::PathRejected(link.path, Rejection::PeerClosed));
+        }
+    }
+
+    /// Takes a new path: the way to try a handshake by.
+    pub fn link_up(&mut self, path: Path, info: PathInfo, now: Instant) {
+        if info.reliable && self.settings.side == Side::Listen {
+            // The peer has to show first that it is the peer.
+            return;
+        }
+        self.link = Some(Link { path, info });
+        self.attempt = None;
+        self.begin(Reason::Start, now);
+    }
+
+    /// Takes the end of a path.
+    pub fn link_down(&mut self, path: Path, _now: Instant) {
+        self.forget_path(path);
+    }
+
+    /// Says goodbye and ends everything.
+    pub fn close(&mut self, reason: CloseReason, now: Instant) {
+        self.send_control(Control::Close(reason as u8));
+        self.attempt = None;
+        self.end(None, now);
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next message of the link itself.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The earliest deadline.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let attempt = self.attempt.as_ref().map(Attempt::next_at);
+        let sessions = self.current.iter().chain(&self.next).chain(&self.previous);
+        let end = sessions.map(Session::ends_at).min();
+        let rekey = match &self.current {
+            Some(session) if self.attempt.is_none() && self.link.is_some() => {
+                Some(if session.is_worn() { self.started_at } else { session.rekey_at() })
+            }
+            _ => None,
+        };
+        let liveness = self.liveness.as_ref().filter(|_| self.up).and_then(Liveness::deadline);
+        [attempt, end, rekey, liveness].into_iter().flatten().min()
+    }
+
+    /// Lets time pass.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let ended = |session: &mut Session| session.ends_at() <= now;
+        self.current.take_if(ended);
+        self.next.retain(|session| session.ends_at() > now);
+        self.previous.retain(|session| session.ends_at() > now);
+        while self.up
+            && let Some(due) = self.liveness.as_mut().and_then(|liveness| liveness.poll(now))
+        {
+            self.handle_due(due, now);
+        }
+        if self.link.is_some()
+            && let Some(session) = &self.current
+            && (session.rekey_at() <= now || session.is_worn())
+        {
+            self.begin(Reason::Rekey, now);
+        }
+        self.continue_attempt(now);
+    }
+
+    fn handle_due(&mut self, due: Due, now: Instant) {
+        match due {
+            Due::Ping => self.ping(now),
+            Due::Doubt => {
+                if self.link.is_some_and(|link| !link.info.reliable) {
+                    self.begin(Reason::Doubt, now);
+                }
+            }
+            Due::Silence => {
+                self.report_down(Some(Rejection::Silent), now);
+                match self.link {
+                    Some(link) if link.info.reliable => self.give_up(link.path, Rejection::Silent),
+                    Some(_) => self.begin(Reason::Doubt, now),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn ping(&mut self, now: Instant) {
+        let mut token = [0; 8];
+        if !self.has_session() || !self.random.fill(&mut token) {
+            return;
+        }
+        let token = u64::from_be_bytes(token);
+        self.send_control(Control::Ping { token, len: message::PONG_LEN });
+        if let Some(liveness) = &mut self.liveness {
+            liveness.pinged(token, now);
+        }
+    }
+
+    /// Sends a control message by the current session, if there is one.
+    fn send_control(&mut self, control: Control) {
+        let (Some(link), Some(session)) = (self.link, &mut self.current) else { return };
+        let plain = control.to_bytes();
+        let mut message = vec![0; plain.len() + OVERHEAD];
+        session.seal(CTRL, &plain, &mut message);
+        self.transmits.push_back(Transmit { path: link.path, message });
+    }
+
+    /// A session is confirmed: it is the current one from now on, and its path the live one.
+    fn complete(&mut self, session: Session, path: Path, info: &PathInfo, now: Instant) {
+        let terms = session.terms;
+        if let Some(old) = self.current.replace(session) {
+            self.previous.push_front(old);
+            self.previous.truncate(MAX_PREVIOUS);
+        }
+        self.next.clear();
+        self.attempt = None;
+        self.remember_instance(terms.instance, now);
+        self.gate.trust(info.peer.ip());
+        if info.reliable {
+            self.previous.retain(|session| session.terms.bound == Some(path));
+            let old = self.link.replace(Link { path, info: *info }).map(|link| link.path);
+            if old != Some(path) {
+                self.events.extend(old.map(|old| Event::PathRejected(old, Rejection::Replaced)));
+                self.events.push_back(Event::PathAdopted(path));
+                self.tell_move(info);
+            }
+        } else {
+            self.follow(path, info);
+            // Where the peer was expected may be where it is; said once more it changes nothing.
+            self.events.extend(self.link.map(|link| Event::PathAdopted(link.path)));
+        }
+        let (keepalive, down_after) = (self.settings.keepalive, self.settings.down_after);
+        let liveness = self.liveness.get_or_insert_with(|| Liveness::new(keepalive, down_after, now));
+        if let Some(patience) = terms.peer_down_after {
+            liveness.respect(patience);
+        }
+        if !self.up {
+            let whole_super_packets = terms.features & FEATURES_RELIABLE != 0;
+            self.notice(Notice::Session { aead: terms.aead, whole_super_packets }, now);
+        }
+        self.heard(info, now);
+    }
+
+    fn remember_instance(&mut self, instance: Instance, now: Instant) {
+        if let Some(old) = self.peer_instance.replace(instance).filter(|old| *old != instance) {
+            responder::remember_replaced(&mut self.replaced, old, now);
+        }
+    }
+
+    /// The endpoint of a datagram link is where its newest message came from.
+    fn follow(&mut self, path: Path, info: &PathInfo) {
+        let pinned = self.settings.endpoint == Endpoint::Pinned && self.link.is_some();
+        if info.reliable || pinned || self.live_path() == Some(path) {
+            return;
+        }
+        self.link = Some(Link { path, info: *info });
+        self.events.push_back(Event::PathAdopted(path));
+        self.tell_move(info);
+    }
+
+    fn tell_move(&mut self, info: &PathInfo) {
+        if self.up && self.last_peer.is_some_and(|last| last != info.peer) {
+            self.events.push_back(Event::Moved(info.peer));
+        }
+        self.last_peer = Some(info.peer);
+    }
+
+    /// Something authentic has come.
+    fn heard(&mut self, info: &PathInfo, now: Instant) {
+        if let Some(liveness) = &mut self.liveness {
+            liveness.heard(now);
+        }
+        self.attempt.take_if(|attempt| attempt.reason() == Reason::Doubt);
+        if self.current.is_none() {
+            return;
+        }
+        if !self.up {
+            (self.up, self.interrupted) = (true, false);
+            self.last_peer = Some(info.peer);
+            self.events.push_back(Event::Up(*info));
+        } else if std::mem::take(&mut self.interrupted) {
+            self.events.push_back(Event::Resumed(info.peer));
+        }
+    }
+
+    fn report_down(&mut self, why: Option<Rejection>, now: Instant) {
+        let peer = self.link.map(|link| link.info.peer).or(self.last_peer);
+        if let (true, Some(peer), Some(liveness)) = (self.up, peer, &self.liveness) {
+            let idle = now.saturating_duration_since(liveness.heard_at());
+            self.events.push_back(Event::Down { idle, peer, why });
+        }
+        (self.up, self.interrupted) = (false, false);
+    }
+
+    /// Ends every session.
+    fn end(&mut self, why: Option<Rejection>, now: Instant) {
+        self.current = None;
+        self.next.clear();
+        self.previous.clear();
+        self.report_down(why, now);
+    }
+
+    /// Ends a path by our own decision.
+    fn give_up(&mut self, path: Path, why: Rejection) {
+        self.forget_path(path);
+        self.events.push_back(Event::PathRejected(path, why));
+    }
+
+    fn forget_path(&mut self, path: Path) {
+        let bound = |session: &Session| session.terms.bound == Some(path);
+        let had_session = self.current.as_ref().is_some_and(bound);
+        self.current.take_if(|session| bound(session));
+        self.next.retain(|session| !bound(session));
+        self.previous.retain(|session| !bound(session));
+        let Some(link) = self.link.take_if(|link| link.path == path) else { return };
+        self.attempt = None;
+        if self.up && had_session {
+            self.interrupted = true;
+            self.events.push_back(Event::Interrupted(link.info.peer));
+        }
+    }
+
+    fn slot(&self, index: u32) -> Option<Slot> {
+        let is = |session: &Session| session.local() == index;
+        if self.current.as_ref().is_some_and(is) {
+            return Some(Slot::Current);
+        }
+        let next = || self.next.iter().position(is).map(Slot::Next);
+        self.previous.iter().position(is).map(Slot::Previous).or_else(next)
+    }
+
+    fn session_mut(&mut self, slot: Slot) -> Option<&mut Session> {
+        match slot {
+            Slot::Current => self.current.as_mut(),
+            Slot::Next(index) => self.next.get_mut(index),
+            Slot::Previous(index) => self.previous.get_mut(index),
+        }
+    }
+
+    /// A random index that nothing alive has.
+    fn fresh_index(&mut self) -> Option<u32> {
+        loop {
+            let mut bytes = [0; 4];
+            if !self.random.fill(&mut bytes) {
+                return None;
+            }
+            let index = u32::from_be_bytes(bytes);
+            let taken = self.slot(index).is_some() || self.attempt.as_ref().is_some_and(|attempt| attempt.has(index));
+            if index != 0 && !taken {
+                return Some(index);
+            }
+        }
+    }
+
+    fn notice(&mut self, notice: Notice, now: Instant) {
+        let last = &mut self.noticed[notice.kind()];
+        if last.is_none_or(|at| now.saturating_duration_since(at) >= NOTICE_INTERVAL) {
+            *last = Some(now);
+            self.events.push_back(Event::Notice(notice));
+        }
+    }
+
+    /// True if the devices have the same MTU as far as is known; a difference is worth a word.
+    fn compare_mtu(&mut self, theirs: u16, now: Instant) {
+        let ours = self.settings.mtu;
+        if ours != 0 && theirs != 0 && ours != theirs {
+            self.notice(Notice::MtuDiffers(ours, theirs), now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
