@@ -22,7 +22,7 @@ use simpletun::event_loop::{EventLoop, WhenPeerLeaves};
 use simpletun::offload::checksum::Sum;
 use simpletun::offload::merge::{Batch, Merger, Written};
 use simpletun::offload::split::Segments;
-use simpletun::offload::{Capabilities, Segmentation, VirtioHeader};
+use simpletun::offload::{Capabilities, Checksum, Segmentation, VirtioHeader};
 use simpletun::relay::Relay;
 use simpletun::transport::admission::Surroundings;
 use simpletun::transport::frame::{Decoder, Encoder};
@@ -119,7 +119,7 @@ fn merge(criterion: &mut Criterion) {
             || packets.clone(),
             |packets| {
                 let mut batch = Batch::new(&mut merger);
-                packets.iter_mut().for_each(|packet| batch.push(packet).expect("room in the batch"));
+                packets.iter_mut().for_each(|packet| batch.push(packet, Checksum::Unknown).expect("room in the batch"));
                 let mut written = Vec::with_capacity(1);
                 batch.drain(&mut |header, parts, count| {
                     black_box((header, parts));

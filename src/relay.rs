@@ -14,8 +14,8 @@ use crate::counters::{Counters, Drop, Statistics};
 use crate::device::{Device, Flow, Received};
 use crate::fault::FaultLog;
 use crate::hint::Hint;
-use crate::offload::VIRTIO_HEADER_LEN;
 use crate::offload::merge::{Batch, Merger};
+use crate::offload::{Checksum, VIRTIO_HEADER_LEN};
 use crate::transport::{DownReason, LinkEvent, Transport};
 use crate::tunnel::message::CloseReason;
 use crate::tunnel::{Event, Path, Rejection, Transmit, Tunnel};
@@ -320,11 +320,11 @@ impl Sender<'_> {
             self.counters.drop_one(Drop::Malformed);
             return 0;
         };
-        let mut bytes = 0;
+        let (mut bytes, checksum) = (0, segments.checksum());
         while let Some(packet) = segments.next_packet() {
             bytes += packet.len();
             self.counters.device_rx.add(packet.len());
-            match self.packet(packet) {
+            match self.packet(packet, checksum) {
                 Ok(()) => {
                     self.counters.network_tx.add(packet.len());
                     if let Some(log) = self.wire_log {
@@ -341,12 +341,12 @@ impl Sender<'_> {
     ///
     /// # Errors
     /// Why it is dropped.
-    fn packet(&mut self, packet: &[u8]) -> Result<(), Drop> {
+    fn packet(&mut self, packet: &[u8], checksum: Checksum) -> Result<(), Drop> {
         let Self { transport, tunnel, now, .. } = self;
         let Some(len) = tunnel.message_len(packet.len(), *now) else {
             return Err(if tunnel.has_path() { Drop::TooLong } else { Drop::NoPeer });
         };
-        let taken = transport.send_with(len, *now, &mut |message| tunnel.seal(packet, message, *now));
+        let taken = transport.send_with(len, *now, &mut |message| tunnel.seal(packet, checksum, message, *now));
         if taken { Ok(()) } else { Err(Drop::NotSent) }
     }
 }

@@ -17,7 +17,7 @@ use simpletun::config::LinkLayer;
 use simpletun::device::ioctl;
 use simpletun::offload::merge::{Batch, MAX_GROUP, Merger, Written};
 use simpletun::offload::split::Segments;
-use simpletun::offload::{Capabilities, Segmentation, VIRTIO_HEADER_LEN, VirtioHeader};
+use simpletun::offload::{Capabilities, Checksum, Segmentation, VIRTIO_HEADER_LEN, VirtioHeader};
 
 use common::forge::{
     ACK, CWR, DONT_FRAGMENT, ECE, FIN, Forged, MAC_SOURCE, MAC_TARGET, MORE_FRAGMENTS, PSH, Protocol, RST, SYN, URG,
@@ -577,6 +577,34 @@ fn two_consecutive_segments_merge() {
 }
 
 #[test]
+fn a_wrong_checksum_keeps_a_packet_apart_unless_the_sender_vouches_for_it() {
+    for_each_pair(|link, first, second| {
+        let mut packets = [first.packet(), second.packet()];
+        *packets[1].last_mut().expect("a payload") ^= 1;
+        for (checksum, expected) in [(Checksum::Unknown, 2), (Checksum::Made, 1)] {
+            let mut writes = 0;
+            run_merger(link, ALL, &packets, checksum, &mut |_, _, _| {
+                writes += 1;
+                Written::Done
+            });
+            assert_eq!(writes, expected, "{checksum:?} {first:?}");
+        }
+    });
+}
+
+#[test]
+fn only_checksums_that_are_made_here_are_vouched_for() {
+    for_each_pair(|link, first, _| {
+        let (header, mut packet) = first.super_packet(400);
+        let cut = Segments::new(&header, &mut packet, link).expect("a right header");
+        assert_eq!(cut.checksum(), Checksum::Made);
+        let mut packet = first.packet();
+        let whole = Segments::new(&VirtioHeader::default(), &mut packet, link).expect("no header to be wrong");
+        assert_eq!(whole.checksum(), Checksum::Unknown);
+    });
+}
+
+#[test]
 fn what_differs_in_any_header_field_stays_apart() {
     for_each_pair(|link, first, second| {
         for (what, version, protocol, change) in SEPARATIONS {
@@ -772,7 +800,7 @@ struct DeviceWrite {
 
 fn merge(link: LinkLayer, capabilities: Capabilities, packets: &[Vec<u8>]) -> Vec<DeviceWrite> {
     let mut writes = Vec::new();
-    run_merger(link, capabilities, packets, &mut |header, parts, count| {
+    run_merger(link, capabilities, packets, Checksum::Unknown, &mut |header, parts, count| {
         writes.push(DeviceWrite {
             header: *header,
             packet: parts.iter().flat_map(|part| part.to_vec()).collect(),
@@ -786,7 +814,7 @@ fn merge(link: LinkLayer, capabilities: Capabilities, packets: &[Vec<u8>]) -> Ve
 /// What a device gets that refuses every super-packet.
 fn take_apart(link: LinkLayer, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut writes = Vec::new();
-    run_merger(link, ALL, packets, &mut |header, parts, count| {
+    run_merger(link, ALL, packets, Checksum::Unknown, &mut |header, parts, count| {
         if header.segmentation.is_some() {
             return Written::TakeApart;
         }
@@ -801,15 +829,16 @@ fn run_merger(
     link: LinkLayer,
     capabilities: Capabilities,
     packets: &[Vec<u8>],
+    checksum: Checksum,
     write: &mut dyn FnMut(&VirtioHeader, &[IoSlice<'_>], usize) -> Written,
 ) {
     let mut merger = Merger::new(link, capabilities);
     let mut packets = packets.to_vec();
     let mut batch = Batch::new(&mut merger);
     for packet in &mut packets {
-        if let Err(packet) = batch.push(packet) {
+        if let Err(packet) = batch.push(packet, checksum) {
             batch.drain(write);
-            assert!(batch.push(packet).is_ok(), "an empty batch takes a packet");
+            assert!(batch.push(packet, checksum).is_ok(), "an empty batch takes a packet");
         }
     }
     batch.drain(write);

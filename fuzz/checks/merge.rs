@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use simpletun::config::LinkLayer;
 use simpletun::offload::merge::{Batch, MAX_GROUP, Merger, Written};
 use simpletun::offload::split::Segments;
-use simpletun::offload::{Capabilities, VirtioHeader};
+use simpletun::offload::{Capabilities, Checksum, VirtioHeader};
 
 /// The first byte says what kind of device it is and what it takes. Then packets: two bytes of length each, of which
 /// the highest bit says that the packet is the one before with its sequence moved on, the length being what follows
@@ -59,9 +59,9 @@ fn run(
     let mut packets = packets.to_vec();
     let mut batch = Batch::new(&mut merger);
     for packet in &mut packets {
-        if let Err(packet) = batch.push(packet) {
+        if let Err(packet) = batch.push(packet, Checksum::Unknown) {
             batch.drain(write);
-            assert!(batch.push(packet).is_ok(), "an empty batch has room");
+            assert!(batch.push(packet, Checksum::Unknown).is_ok(), "an empty batch has room");
         }
     }
     batch.drain(write);

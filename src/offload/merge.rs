@@ -5,7 +5,8 @@
 //! always kept: a packet joins only the newest group of its flow, and groups leave in the order in which they were
 //! begun. A group ends with the batch; there is no timer.
 //!
-//! The device trusts the checksum of a super-packet, so the checksum of each packet is verified before it joins.
+//! The device trusts the checksum of a super-packet, so the checksum of each packet is verified before it joins, unless
+//! somebody trustworthy has made it.
 
 use std::io::IoSlice;
 
@@ -17,7 +18,7 @@ use super::headers::{
     UDP_CHECKSUM, UDP_LEN, find_ip, ipv4_header_len, pseudo_header, set_ipv4_length, tcp_header_len,
     untagged_ip_offset,
 };
-use super::{Capabilities, Segmentation, VirtioHeader};
+use super::{Capabilities, Checksum, Segmentation, VirtioHeader};
 use crate::config::LinkLayer;
 
 /// Packets in a batch.
@@ -48,13 +49,20 @@ pub struct Merger {
     capabilities: Capabilities,
     /// The index of the packet that follows in the same group; its own index at the end.
     next: [u8; BATCH],
+    checksums: [Checksum; BATCH],
     groups: Vec<Group>,
 }
 
 impl Merger {
     /// For a device that takes these kinds of super-packet.
     pub fn new(kind: LinkLayer, capabilities: Capabilities) -> Self {
-        Self { kind, capabilities, next: [0; BATCH], groups: Vec::with_capacity(BATCH) }
+        Self {
+            kind,
+            capabilities,
+            next: [0; BATCH],
+            checksums: [Checksum::Unknown; BATCH],
+            groups: Vec::with_capacity(BATCH),
+        }
     }
 
     /// Follows the device, which may have given up kinds of super-packet.
@@ -131,13 +139,14 @@ impl<'a, 'm> Batch<'a, 'm> {
     ///
     /// # Errors
     /// The batch is full: the packet is handed back, [`drain`](Self::drain) makes room.
-    pub fn push(&mut self, packet: &'a mut [u8]) -> Result<(), &'a mut [u8]> {
+    pub fn push(&mut self, packet: &'a mut [u8], checksum: Checksum) -> Result<(), &'a mut [u8]> {
         if self.len >= BATCH {
             return Err(packet);
         }
         let index = self.len;
         self.len += 1;
         self.merger.next[index] = index as u8;
+        self.merger.checksums[index] = checksum;
         self.packets[index] = packet;
         if self.merger.capabilities == Capabilities::NONE {
             self.begin_group(index, Group::default());
@@ -228,13 +237,18 @@ impl<'a, 'm> Batch<'a, 'm> {
             return false;
         }
         if !group.verified {
-            if !is_intact(self.packets[usize::from(group.first)], &first) {
+            if !self.is_intact(usize::from(group.first), &first) {
                 self.merger.groups[at].open = false;
                 return false;
             }
             self.merger.groups[at].verified = true;
         }
-        is_intact(self.packets[index], shape)
+        self.is_intact(index, shape)
+    }
+
+    /// True if the transport checksum of this packet is right.
+    fn is_intact(&self, index: usize, shape: &Shape) -> bool {
+        self.merger.checksums[index] == Checksum::Made || is_intact(self.packets[index], shape)
     }
 
     /// One write for the group; if the device refuses it, its packets one by one with their own headers.

@@ -28,6 +28,16 @@ const GSO_UDP_L4: u8 = 5;
 /// `VIRTIO_NET_HDR_GSO_ECN`: the first segment has the CWR flag.
 const GSO_ECN: u8 = 0x80;
 
+/// What is known about the transport checksum of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checksum {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// It is right: it was made for data that was intact.
+    Made,
+}
+
 /// What a super-packet is cut into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segmentation {

@@ -11,7 +11,7 @@ use super::headers::{
     FLAG_CWR, FLAG_FIN, FLAG_PSH, IPV4_MIN_LEN, IPV6_LEN, IpVersion, TCP_CHECKSUM, TCP_MIN_LEN, UDP_CHECKSUM, UDP_LEN,
     find_ip, ipv4_header_len, tcp_header_len,
 };
-use super::{Segmentation, VirtioHeader};
+use super::{Checksum, Segmentation, VirtioHeader};
 use crate::config::LinkLayer;
 
 /// The longest headers of a super-packet in bytes: Ethernet with two tags, IPv6 with extension headers, TCP options.
@@ -70,7 +70,7 @@ pub struct Segments<'a> {
 
 #[derive(Debug)]
 enum Plan {
-    Whole,
+    Whole(Checksum),
     Cut(Box<Cut>),
 }
 
@@ -93,7 +93,7 @@ struct Cut {
 impl<'a> Segments<'a> {
     /// A packet that needs nothing done.
     pub fn whole(packet: &'a mut [u8]) -> Self {
-        Self { packet, plan: Plan::Whole, next: 0, count: 1 }
+        Self { packet, plan: Plan::Whole(Checksum::Unknown), next: 0, count: 1 }
     }
 
     /// The packets of `packet` as `header` describes it: one with its checksum completed, or the segments.
@@ -102,10 +102,11 @@ impl<'a> Segments<'a> {
     /// The header does not fit the packet; nothing of it can be used.
     pub fn new(header: &VirtioHeader, packet: &'a mut [u8], kind: LinkLayer) -> Result<Self, SplitError> {
         let Some(segmentation) = header.segmentation else {
-            if header.needs_checksum {
-                complete_checksum(header, packet)?;
+            if !header.needs_checksum {
+                return Ok(Self::whole(packet));
             }
-            return Ok(Self::whole(packet));
+            complete_checksum(header, packet)?;
+            return Ok(Self { packet, plan: Plan::Whole(Checksum::Made), next: 0, count: 1 });
         };
         let cut = Cut::new(header, segmentation, packet, kind)?;
         let payload_len = packet.len() - cut.headers_len;
@@ -121,6 +122,15 @@ impl<'a> Segments<'a> {
         self.count
     }
 
+    /// What is known about the transport checksums: those that are made here, for data that the kernel vouches for, are
+    /// right.
+    pub fn checksum(&self) -> Checksum {
+        match &self.plan {
+            Plan::Whole(checksum) => *checksum,
+            Plan::Cut(_) => Checksum::Made,
+        }
+    }
+
     /// The next packet.
     pub fn next_packet(&mut self) -> Option<&mut [u8]> {
         if self.next >= self.count {
@@ -129,7 +139,7 @@ impl<'a> Segments<'a> {
         let index = self.next;
         self.next += 1;
         match &self.plan {
-            Plan::Whole => Some(self.packet),
+            Plan::Whole(_) => Some(self.packet),
             Plan::Cut(cut) => {
                 let start = index * cut.segment_len;
                 let end = self.packet.len().min(start + cut.headers_len + cut.segment_len);

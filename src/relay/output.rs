@@ -34,12 +34,12 @@ impl Output<'_> {
     /// Takes what was in a message; a packet waits in the batch for others that it can be joined with.
     pub(super) fn deliver<'a>(&mut self, opened: Opened<'a>, batch: &mut Batch<'a, '_>) {
         match opened {
-            Opened::Packet(packet) => {
+            Opened::Packet(packet, checksum) => {
                 self.counters.network_rx.add(packet.len());
-                if let Err(packet) = batch.push(packet) {
+                if let Err(packet) = batch.push(packet, checksum) {
                     self.take(batch);
                     // An empty batch takes every packet.
-                    let _ = batch.push(packet);
+                    let _ = batch.push(packet, checksum);
                 }
             }
             Opened::Super(bytes) => {

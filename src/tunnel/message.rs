@@ -59,6 +59,9 @@ pub const FEATURE_AES_ONLY: u32 = 1 << 6;
 /// The features that only a reliable path has.
 pub const FEATURES_RELIABLE: u32 = FEATURE_SUPER_TCP_V4 | FEATURE_SUPER_TCP_V6 | FEATURE_SUPER_UDP;
 
+/// Flag of DATA: the sender has made the transport checksum of the packet, for data that was intact.
+pub const FLAG_CHECKSUM_MADE: u16 = 1;
+
 /// Which secrets a link is made with; the numbers are those of the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suite {
@@ -304,6 +307,8 @@ pub struct Header {
     pub kind: u8,
     /// The lane.
     pub lane: u8,
+    /// See [`FLAG_CHECKSUM_MADE`].
+    pub flags: u16,
     /// The receiver's number of the session.
     pub receiver: u32,
     /// The counter.
@@ -316,15 +321,17 @@ impl Header {
         Self {
             kind: bytes[0],
             lane: bytes[1],
+            flags: BigEndian::read_u16(&bytes[2..4]),
             receiver: BigEndian::read_u32(&bytes[4..8]),
             counter: BigEndian::read_u64(&bytes[8..16]),
         }
     }
 
     /// Writes it for lane 0, without the counter, which belongs to whoever seals.
-    pub fn unnumbered(kind: u8, receiver: u32) -> [u8; HEADER_LEN] {
+    pub fn unnumbered(kind: u8, flags: u16, receiver: u32) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[0] = kind;
+        BigEndian::write_u16(&mut bytes[2..4], flags);
         BigEndian::write_u32(&mut bytes[4..8], receiver);
         bytes
     }

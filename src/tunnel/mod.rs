@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::config::LinkLayer;
-use crate::offload::Segmentation;
+use crate::offload::{Checksum, Segmentation};
 
 pub mod crypto;
 mod gate;
@@ -172,8 +172,8 @@ impl Notice {
 /// What was in a message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opened<'a> {
-    /// A packet for the device.
-    Packet(&'a mut [u8]),
+    /// A packet for the device, and what is known about its checksum.
+    Packet(&'a mut [u8], Checksum),
     /// A virtio header and a super-packet, as the peer made them: authentic, and still to be checked.
     Super(&'a mut [u8]),
     /// Nothing for the device: the message was for the tunnel itself.
@@ -235,11 +235,14 @@ impl Tunnel {
     }
 
     /// Writes the message that carries `packet` into `message`, which is as long as
-    /// [`message_len`](Self::message_len) said.
-    pub fn seal(&mut self, packet: &[u8], message: &mut [u8], now: Instant) {
+    /// [`message_len`](Self::message_len) said. A secure link tells the peer what is known about the checksum.
+    pub fn seal(&mut self, packet: &[u8], checksum: Checksum, message: &mut [u8], now: Instant) {
         match self {
             Self::Plain(_) => message.copy_from_slice(packet),
-            Self::Secure(secure) => secure.seal(message::DATA, packet, message, now),
+            Self::Secure(secure) => {
+                let flags = if checksum == Checksum::Made { message::FLAG_CHECKSUM_MADE } else { 0 };
+                secure.seal(message::DATA, flags, packet, message, now);
+            }
         }
     }
 
@@ -266,7 +269,7 @@ impl Tunnel {
         match self {
             // Never asked for: `super_message_len` has said so.
             Self::Plain(_) => message.fill(0),
-            Self::Secure(secure) => secure.seal(message::SUPER, bytes, message, now),
+            Self::Secure(secure) => secure.seal(message::SUPER, 0, bytes, message, now),
         }
     }
 
@@ -282,7 +285,9 @@ impl Tunnel {
         now: Instant,
     ) -> Result<Opened<'a>, Refused> {
         match self {
-            Self::Plain(plain) => plain.open(path, message, now).map(Opened::Packet),
+            Self::Plain(plain) => {
+                plain.open(path, message, now).map(|packet| Opened::Packet(packet, Checksum::Unknown))
+            }
             Self::Secure(secure) => secure.open(path, info, message, now),
         }
     }

@@ -23,7 +23,7 @@ pub use super::session::Limits;
 use super::session::{self, Session};
 use super::{Event, Notice, Opened, Path, PathInfo, Refused, Rejection, Transmit, is_packet};
 use crate::config::{AeadChoice, LinkLayer};
-use crate::offload::Segmentation;
+use crate::offload::{Checksum, Segmentation};
 
 mod initiator;
 mod responder;
@@ -254,9 +254,9 @@ impl Secure {
     }
 
     /// Seals a packet; `message` is as long as was asked for.
-    pub fn seal(&mut self, kind: u8, plain: &[u8], message: &mut [u8], now: Instant) {
+    pub fn seal(&mut self, kind: u8, flags: u16, plain: &[u8], message: &mut [u8], now: Instant) {
         let Some(session) = &mut self.current else { return message.fill(0) };
-        session.seal(kind, plain, message);
+        session.seal(kind, flags, plain, message);
         if let Some(liveness) = &mut self.liveness {
             liveness.sent(now);
         }
@@ -306,7 +306,7 @@ impl Secure {
         if session.terms.bound.is_some_and(|bound| bound != path) {
             return Err(Refused::UnknownSession);
         }
-        let kind = message[0];
+        let (kind, flags) = (message[0], u16::from_be_bytes([message[2], message[3]]));
         let (plain, newest) = session.open(message, now)?;
         match slot {
             Slot::Next(index) => {
@@ -319,7 +319,10 @@ impl Secure {
         }
         self.heard(info, now);
         match kind {
-            DATA if is_packet(self.settings.kind, plain) => Ok(Opened::Packet(plain)),
+            DATA if is_packet(self.settings.kind, plain) => {
+                let made = flags & message::FLAG_CHECKSUM_MADE != 0;
+                Ok(Opened::Packet(plain, if made { Checksum::Made } else { Checksum::Unknown }))
+            }
             SUPER if info.reliable => Ok(Opened::Super(plain)),
             CTRL => {
                 self.handle_control(Control::parse(plain), path, slot, now);
@@ -464,7 +467,7 @@ impl Secure {
         let (Some(link), Some(session)) = (self.link, &mut self.current) else { return };
         let plain = control.to_bytes();
         let mut message = vec![0; plain.len() + OVERHEAD];
-        session.seal(CTRL, &plain, &mut message);
+        session.seal(CTRL, 0, &plain, &mut message);
         self.transmits.push_back(Transmit { path: link.path, message });
     }
 

@@ -157,8 +157,8 @@ impl Session {
 
     /// Seals `plain` into `message`, which is [`OVERHEAD`] bytes longer. What must not be sent becomes zeros, which
     /// nobody accepts.
-    pub fn seal(&mut self, kind: u8, plain: &[u8], message: &mut [u8]) {
-        let mut header = Header::unnumbered(kind, self.remote);
+    pub fn seal(&mut self, kind: u8, flags: u16, plain: &[u8], message: &mut [u8]) {
+        let mut header = Header::unnumbered(kind, flags, self.remote);
         let spent = self.is_spent();
         self.sent.messages += 1;
         self.sent.bytes += plain.len() as u64;
@@ -185,7 +185,7 @@ impl Session {
             return Err(Refused::NotAMessage);
         };
         let header = Header::parse(clear);
-        // The reserved bytes are authenticated with the rest; a lane beyond the first was not agreed.
+        // The flags are authenticated with the rest; a lane beyond the first was not agreed.
         if header.lane != 0 {
             return Err(Refused::NotAMessage);
         }

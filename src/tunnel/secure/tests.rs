@@ -50,7 +50,7 @@ impl End {
     fn open(&mut self, path: Path, message: &[u8], now: Instant) -> Result<(), Refused> {
         let (mut message, info) = (message.to_vec(), self.info);
         let result = self.secure.open(path, &info, &mut message, now).map(|opened| match opened {
-            Opened::Packet(packet) => self.packets.push(packet.to_vec()),
+            Opened::Packet(packet, _) => self.packets.push(packet.to_vec()),
             Opened::Super(_) | Opened::Nothing => {}
         });
         self.drain();
@@ -59,7 +59,7 @@ impl End {
 
     fn seal(&mut self, packet: &[u8], now: Instant) -> Option<Vec<u8>> {
         let mut message = vec![0; self.secure.message_len(packet.len(), now)?];
-        self.secure.seal(DATA, packet, &mut message, now);
+        self.secure.seal(DATA, 0, packet, &mut message, now);
         Some(message)
     }
 
