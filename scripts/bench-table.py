@@ -30,6 +30,15 @@ OURS = {
     "udp-tap": "UDP, tap",
     "tcp-65000": "TCP, tun, MTU 65,000",
 }
+SECURE = {
+    "secure-tcp": "TCP, tun, AES",
+    "secure-tcp-tap": "TCP, tap, AES",
+    "secure-tcp-bbr": "TCP, tun, AES, bbr",
+    "secure-udp": "UDP, tun, AES",
+    "secure-udp-tap": "UDP, tap, AES",
+    "secure-tcp-chacha": "TCP, tun, ChaCha20",
+    "secure-udp-chacha": "UDP, tun, ChaCha20",
+}
 MIXED = {
     "c1": "C1: simpletun TCP, tun, no offload",
     "c1-ours": "C1 → simpletun",
@@ -53,7 +62,7 @@ PEERS = {
     "quicktun": "quicktun, UDP (raw)",
     "wireguard-go": "wireguard-go (encrypted)",
 }
-TITLES = YARDSTICKS | {mode: f"simpletun {title}" for mode, title in OURS.items()} | MIXED | CABLE | PEERS
+TITLES = YARDSTICKS | {mode: f"simpletun {title}" for mode, title in (OURS | SECURE).items()} | MIXED | CABLE | PEERS
 PLAIN = ["tcp-tun", "tcp-tap", "udp-tun", "udp-tap"]
 BEGIN, END = "<!-- bench.sh: begin -->", "<!-- bench.sh: end -->"
 
@@ -284,6 +293,17 @@ def bars(rounds):
     throughput("udp-tun", ("≥ 10", 13), ("≥ 0.45", 0.6), ("≤ 0.95", 0.75))
     throughput("udp-tap", ("≥ 6.5", 10), ("≥ 0.30", 0.5), ("≤ 1.5", 0.9))
     throughput("tcp-65000", ("≥ 15", 19), ("≥ 0.75", 0.9), ("≤ 0.6", 0.45))
+    def secure(mode, plain, to_plain, to_bare, cpu):
+        if to_plain:
+            bar(mode, "1 stream ÷ the same, plain", rounds.ratios(mode, "one", plain), *to_plain)
+        bar(mode, "1 stream ÷ bare", rounds.ratios(mode, "one", "bare"), *to_bare)
+        bar(mode, "CPU s/GB", rounds.series(mode, "one CPU"), *cpu)
+
+    secure("secure-tcp", "tcp-tun", ("≥ 0.9", 1.1), ("≥ 0.45", 0.65), ("≤ 0.95", 0.7))
+    secure("secure-tcp-bbr", None, None, ("≥ 0.36", 0.5), ("≤ 1.25", 0.9))
+    secure("secure-udp", "udp-tun", ("≥ 0.72", 0.85), ("≥ 0.35", 0.5), ("≤ 1.5", 1.1))
+    secure("secure-tcp-chacha", None, None, ("≥ 0.25",), ("≤ 2.0",))
+    secure("secure-udp-chacha", None, None, ("≥ 0.22",), ("≤ 2.4",))
     throughput("c1-ours", ("≥ 5", 6.5))
     throughput("ours-c1", ("≥ 3", 4))
     throughput("classic-ours", ("≥ 1",))
@@ -298,7 +318,7 @@ def bars(rounds):
         bar(mode, "idle RTT p50 ÷ C0", rounds.ratios(mode, "idle p50", "classic"), "≤ 1.1")
     for mode in PLAIN:
         bar(mode, "lost of 50,000 packets/s, all rounds", rounds.series(mode, "lost"), "≤ 0", by=sum)
-    everything = [size for mode in [*OURS, "cable-tcp-tun", "cable-udp-tun"] for size in rounds.series(mode, "RSS")]
+    everything = [size for mode in [*OURS, *SECURE, "cable-tcp-tun", "cable-udp-tun"] for size in rounds.series(mode, "RSS")]
     bar("simpletun, all modes", "RSS MiB, largest", everything, "≤ 16", by=max)
     for mode in PLAIN:
         bar(mode, "4 streams ÷ 1 stream", rounds.ratios(mode, "four", mode, "one"), "≥ 0.85")
@@ -340,7 +360,8 @@ PANELS = [
 ]
 COLOURS = [
     (YARDSTICKS, "yardstick", "#8a8f98"),
-    (OURS, "simpletun", "#2f81d0"),
+    (OURS, "simpletun, plain", "#2f81d0"),
+    (SECURE, "simpletun, secure", "#c2528b"),
     (MIXED, "other ends", "#2aa198"),
     (CABLE, "no cable offload", "#9a6fd0"),
     (PEERS, "other programs", "#d08a2f"),

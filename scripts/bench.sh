@@ -1,5 +1,5 @@
 #!/bin/bash
-# Measures the tunnel: scripts/bench.sh [--peers] [--rounds N] [--seconds S] [--quick] [--write FILE]
+# Measures the tunnel: scripts/bench.sh [--peers] [--rounds N] [--seconds S] [--quick] [--modes LIST] [--write FILE]
 #
 # Two namespaces joined by a veth pair carry, in turn, the bare cable, the kernel's VXLAN, the classic one-packet-a-turn
 # loop of benches/classic.rs ("C0"), every mode of simpletun, simpletun without segmentation offload ("C1") and the
@@ -8,6 +8,7 @@
 # rounds. What takes longest (more streams, small packets, delay under load) is measured in the first three rounds only.
 #
 # --peers adds vtun, openvpn, tinc, fastd, quicktun and wireguard-go, as far as Debian packages of them are there.
+# --modes: these alone, their names separated by commas; ratios to what is left out are left out too.
 # --quick: 2 rounds of 3 s of the bare cable, C0 and the four plain modes, one stream only.
 # --write puts the tables into FILE (docs/BENCHMARKS.md), between the marks it leaves there, and a plot next to it.
 # Run it on an idle machine, as root. What it measured stays in bench/ of cargo's target directory.
@@ -17,16 +18,17 @@ set -eu
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 
-rounds='' seconds='' quick='' peers='' write=''
+rounds='' seconds='' quick='' peers='' write='' chosen=''
 arguments=("$@")
 while [ $# -gt 0 ]; do
     case $1 in
     --rounds) rounds=${2:?--rounds takes a number} && shift ;;
     --seconds) seconds=${2:?--seconds takes a number} && shift ;;
     --write) write=$(realpath -m "${2:?--write takes a file}") && shift ;;
+    --modes) chosen=${2:?--modes takes names, separated by commas} && shift ;;
     --peers) peers=1 ;;
     --quick) quick=1 ;;
-    *) die "'$1' is not an argument here; there are --peers, --rounds N, --seconds S, --quick and --write FILE" ;;
+    *) die "'$1' is not an argument here; there are --peers, --rounds N, --seconds S, --quick, --modes LIST and --write FILE" ;;
     esac
     shift
 done
@@ -105,8 +107,10 @@ flood=$BENCH_PROGRAMS/examples/flood
 results=$BENCH_RESULTS
 inner_local=192.168.0.1
 inner_remote=192.168.0.2
-# What fits a datagram on the cable: 1500 less 20 bytes of IPv4 and 8 of UDP. A tap's Ethernet header takes 14 of it.
+# What fits a datagram on the cable: 1500 less 20 bytes of IPv4 and 8 of UDP, and 32 of a secure link. A tap's Ethernet
+# header takes 14 of it.
 udp_mtu=1472
+secure_mtu=1440
 extra_rounds=3
 extra_seconds=$((seconds < 3 ? seconds : 3))
 
@@ -116,9 +120,10 @@ if [ -n "$quick" ]; then
 else
     modes=(
         bare vxlan classic tcp-tun tcp-tap tcp-tun-bbr tcp-tap-bbr udp-tun udp-tap tcp-65000
+        secure-tcp secure-tcp-tap secure-tcp-bbr secure-udp secure-udp-tap secure-tcp-chacha secure-udp-chacha
         c1 c1-ours ours-c1 classic-ours ours-classic socat-udp cable-bare cable-tcp-tun cable-udp-tun
     )
-    extra_modes=' bare vxlan classic tcp-tun tcp-tap tcp-tun-bbr udp-tun udp-tap tcp-65000 socat-udp '
+    extra_modes=' bare vxlan classic tcp-tun tcp-tap tcp-tun-bbr udp-tun udp-tap tcp-65000 secure-tcp secure-udp socat-udp '
 fi
 for peer in ${BENCH_PEERS-}; do
     case $peer in
@@ -128,6 +133,13 @@ for peer in ${BENCH_PEERS-}; do
     modes+=("${found[@]}")
     extra_modes+=" ${found[*]} "
 done
+
+if [ -n "$chosen" ]; then
+    for mode in ${chosen//,/ }; do
+        case " ${modes[*]} " in *" $mode "*) ;; *) die "--modes $mode: there are ${modes[*]}" ;; esac
+    done
+    read -ra modes <<<"${chosen//,/ }"
+fi
 
 # The modes: each start_… starts the programs of both ends.
 
@@ -144,6 +156,7 @@ start_mode() {
     tcp-tap-bbr) server --tap --congestion bbr; client --tap --congestion bbr ;;
     udp-tun) server --udp --mtu $udp_mtu; client --udp --mtu $udp_mtu ;;
     udp-tap) server --udp --tap --mtu $((udp_mtu - 14)); client --udp --tap --mtu $((udp_mtu - 14)) ;;
+    secure-*) start_secure "${mode#secure-}" ;;
     tcp-65000) server --mtu 65000 "${outer[@]}"; client --mtu 65000 "${outer[@]}" ;;
     c1) server --offload off "${outer[@]}"; client --offload off "${outer[@]}" ;;
     c1-ours) server "${outer[@]}"; client --offload off "${outer[@]}" ;;
@@ -167,6 +180,21 @@ start_mode() {
 # The remote end serves, the local one connects and sends.
 server() { start server remote "$ours" -i bench0 -s --address $inner_remote/24 "$@"; }
 client() { start client local "$ours" -i bench0 -c $remote_address --address $inner_local/24 "$@"; }
+
+# start_secure tcp|udp[-tap][-bbr|-chacha]
+start_secure() {
+    local options=(--secret-file "$configuration/secret") mtu=$secure_mtu
+    [ -s "$configuration/secret" ] || "$ours" genpsk >"$configuration/secret"
+    case $1 in *-tap*) options+=(--tap) mtu=$((secure_mtu - 14)) ;; esac
+    case $1 in *-chacha*) options+=(--aead chacha20-poly1305) ;; esac
+    case $1 in
+    udp*) options+=(--udp --mtu $mtu) ;;
+    *-bbr*) options+=(--congestion bbr) ;;
+    *) options+=(--congestion cubic) ;;
+    esac
+    server "${options[@]}"
+    client "${options[@]}"
+}
 
 # The classic loop sets up no device, and does not retry.
 classic_server() {
