@@ -52,7 +52,7 @@ fn end(side: Side, suite: Suite, aead: AeadChoice, now: Instant) -> Tunnel {
     let identity = match suite {
         Suite::Secret => Identity::with_secret(SharedSecret::from_bytes([7; 32]), side),
         Suite::Keys => {
-            Identity::with_keys(private(side), private(side.other()).public(), None, side).expect("a usable key")
+            Identity::with_keys(&private(side), private(side.other()).public(), None, side).expect("a usable key")
         }
     };
     let random = Box::new(System(SystemRandom::new()));

@@ -82,7 +82,7 @@ fn identities(link: &LinkConfig) -> io::Result<Vec<Identity>> {
         Security::Keys { private, peers, psk } => peers
             .iter()
             .map(|peer| {
-                Identity::with_keys(private.clone(), *peer, psk.clone(), side).ok_or_else(|| {
+                Identity::with_keys(private, *peer, psk.clone(), side).ok_or_else(|| {
                     io::Error::new(
                         io::ErrorKind::InvalidInput,
                         format!("The key {peer} of --peer-public-key protects nothing: ask the peer for the right one"),

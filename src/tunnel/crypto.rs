@@ -3,6 +3,8 @@
 //! Pure: keys and bytes in, bytes out; chance comes in as bytes. Everything is done by `aws-lc-rs` and `blake2`; here
 //! they only get their shape. The layout of nonces and the derivation of keys are those of `docs/PROTOCOL.md`.
 
+use std::sync::Arc;
+
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{self, UnparsedPublicKey, X25519};
 use blake2::digest::consts::{U12, U16, U32};
@@ -189,32 +191,89 @@ impl std::fmt::Debug for MacKey {
     }
 }
 
-/// X25519 (RFC 7748); `None` if the result is zero or the library refuses the keys.
-pub fn diffie_hellman(private: &[u8; KEY_LEN], public: &[u8]) -> Option<Zeroizing<[u8; KEY_LEN]>> {
-    let private = agreement::PrivateKey::from_private_key(&X25519, private).ok()?;
-    let public = UnparsedPublicKey::new(&X25519, public);
-    let shared = agreement::agree(&private, public, (), |shared| {
-        shared.try_into().map(|shared: [u8; KEY_LEN]| Zeroizing::new(shared)).map_err(drop)
-    });
-    shared.ok().filter(|shared| shared.iter().any(|byte| *byte != 0))
+/// A private key of X25519 (RFC 7748) with its public one.
+struct Exchange {
+    private: Zeroizing<[u8; KEY_LEN]>,
+    key: agreement::PrivateKey,
+    public: [u8; KEY_LEN],
 }
 
-/// The public key of a private one; zeros if the library refuses it.
-fn public_of(private: &[u8; KEY_LEN]) -> [u8; KEY_LEN] {
-    let private = agreement::PrivateKey::from_private_key(&X25519, private).ok();
-    let public = private.and_then(|private| private.compute_public_key().ok());
-    public.and_then(|public| public.as_ref().try_into().ok()).unwrap_or_default()
+impl Exchange {
+    /// `None` if the library refuses the key, which it has no reason to.
+    fn new(private: &[u8; KEY_LEN]) -> Option<Self> {
+        let key = agreement::PrivateKey::from_private_key(&X25519, private).ok()?;
+        let public = key.compute_public_key().ok()?.as_ref().try_into().ok()?;
+        Some(Self { private: Zeroizing::new(*private), key, public })
+    }
+
+    /// The Diffie-Hellman result; `None` if it is zero.
+    fn with(&self, public: &[u8]) -> Option<Zeroizing<[u8; KEY_LEN]>> {
+        let public = UnparsedPublicKey::new(&X25519, public);
+        let shared = agreement::agree(&self.key, public, (), |shared| {
+            shared.try_into().map(|shared: [u8; KEY_LEN]| Zeroizing::new(shared)).map_err(drop)
+        });
+        shared.ok().filter(|shared| shared.iter().any(|byte| *byte != 0))
+    }
+}
+
+/// The static keys of an end and of its peer, with what is the same in each of their handshakes.
+pub struct Statics {
+    own: Exchange,
+    peer: [u8; KEY_LEN],
+    shared: Zeroizing<[u8; KEY_LEN]>,
+}
+
+impl Statics {
+    /// `None` if the exchange of these keys yields zero: the peer's is none that protects anything.
+    pub fn new(private: &[u8; KEY_LEN], peer: &[u8; KEY_LEN]) -> Option<Self> {
+        let own = Exchange::new(private)?;
+        let shared = own.with(peer)?;
+        Some(Self { own, peer: *peer, shared })
+    }
+
+    /// This end's private key.
+    pub fn private(&self) -> &[u8; KEY_LEN] {
+        &self.own.private
+    }
+
+    /// This end's public key.
+    pub fn public(&self) -> &[u8; KEY_LEN] {
+        &self.own.public
+    }
+
+    /// The peer's public key.
+    pub fn peer(&self) -> &[u8; KEY_LEN] {
+        &self.peer
+    }
+
+    /// The Diffie-Hellman result of the two.
+    pub fn shared(&self) -> &[u8; KEY_LEN] {
+        &self.shared
+    }
+}
+
+impl std::fmt::Debug for Statics {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Statics(..)")
+    }
 }
 
 /// What Noise is made of. The ephemeral key is the one given here, so that chance comes from outside.
 pub struct Resolver {
     ephemeral: Zeroizing<[u8; KEY_LEN]>,
+    statics: Option<Arc<Statics>>,
 }
 
 impl Resolver {
     /// With this ephemeral private key, which must not be used in a second handshake.
     pub fn new(ephemeral: Zeroizing<[u8; KEY_LEN]>) -> Self {
-        Self { ephemeral }
+        Self { ephemeral, statics: None }
+    }
+
+    /// What is known of the static keys is not computed again.
+    #[must_use]
+    pub fn knowing(self, statics: Option<Arc<Statics>>) -> Self {
+        Self { statics, ..self }
     }
 }
 
@@ -224,7 +283,8 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        matches!(choice, DHChoice::Curve25519).then(|| Box::new(KeyPair::default()) as Box<dyn Dh>)
+        let pair = || KeyPair { keys: Keys::Unset, statics: self.statics.clone() };
+        matches!(choice, DHChoice::Curve25519).then(|| Box::new(pair()) as Box<dyn Dh>)
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -250,10 +310,26 @@ impl Random for OneKey {
     }
 }
 
-#[derive(Default)]
+/// Noise's key pair: an ephemeral one, or the static one.
 struct KeyPair {
-    private: Zeroizing<[u8; KEY_LEN]>,
-    public: [u8; KEY_LEN],
+    keys: Keys,
+    statics: Option<Arc<Statics>>,
+}
+
+enum Keys {
+    Unset,
+    Ephemeral(Box<Exchange>),
+    Static(Arc<Statics>),
+}
+
+impl KeyPair {
+    fn exchange(&self) -> Option<&Exchange> {
+        match &self.keys {
+            Keys::Unset => None,
+            Keys::Ephemeral(exchange) => Some(exchange),
+            Keys::Static(statics) => Some(&statics.own),
+        }
+    }
 }
 
 impl Dh for KeyPair {
@@ -270,10 +346,16 @@ impl Dh for KeyPair {
     }
 
     fn set(&mut self, privkey: &[u8]) {
-        if let Ok(private) = privkey.try_into() {
-            self.private = Zeroizing::new(private);
-            self.public = public_of(&self.private);
-        }
+        let is_static = |statics: &&Arc<Statics>| {
+            aws_lc_rs::constant_time::verify_slices_are_equal(statics.private(), privkey).is_ok()
+        };
+        self.keys = match self.statics.as_ref().filter(is_static) {
+            Some(statics) => Keys::Static(Arc::clone(statics)),
+            None => {
+                let exchange = privkey.try_into().ok().and_then(Exchange::new);
+                exchange.map_or(Keys::Unset, |exchange| Keys::Ephemeral(Box::new(exchange)))
+            }
+        };
     }
 
     fn generate(&mut self, rng: &mut dyn Random) -> Result<(), snow::Error> {
@@ -284,17 +366,23 @@ impl Dh for KeyPair {
     }
 
     fn pubkey(&self) -> &[u8] {
-        &self.public
+        self.exchange().map_or(&[0; KEY_LEN], |exchange| &exchange.public)
     }
 
     fn privkey(&self) -> &[u8] {
-        &*self.private
+        self.exchange().map_or(&[0; KEY_LEN], |exchange| &*exchange.private)
     }
 
     fn dh(&self, pubkey: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
         let public = pubkey.get(..KEY_LEN).ok_or(snow::Error::Dh)?;
-        let shared = diffie_hellman(&self.private, public).ok_or(snow::Error::Dh)?;
-        out.get_mut(..KEY_LEN).ok_or(snow::Error::Dh)?.copy_from_slice(&*shared);
+        let out = out.get_mut(..KEY_LEN).ok_or(snow::Error::Dh)?;
+        match &self.keys {
+            Keys::Static(statics) if statics.peer() == public => out.copy_from_slice(statics.shared()),
+            _ => {
+                let shared = self.exchange().and_then(|exchange| exchange.with(public)).ok_or(snow::Error::Dh)?;
+                out.copy_from_slice(&*shared);
+            }
+        }
         Ok(())
     }
 }

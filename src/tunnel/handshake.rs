@@ -78,7 +78,8 @@ pub fn read_init(identity: &Identity, ephemeral: Ephemeral, message: &[u8]) -> O
     let mut offer = Zeroizing::new([0; P1_LEN]);
     let len = noise.read_message(body, &mut *offer).ok()?;
     // With key pairs, mac1 was made with one peer's key; the key inside has to be that one.
-    let right_key = identity.peer().is_none_or(|peer| noise.get_remote_static() == Some(peer.bytes().as_slice()));
+    let right_key =
+        identity.statics().is_none_or(|statics| noise.get_remote_static() == Some(statics.peer().as_slice()));
     (len == P1_LEN && right_key).then(|| Invitation {
         noise,
         sender: sender_index(message),
@@ -166,15 +167,16 @@ fn begin(identity: &Identity, ephemeral: Ephemeral, initiator: Side) -> Option<H
     let params = suite.noise_name().parse().ok()?;
     let prologue = identity.prologue(initiator);
     let psk = identity.psk_bytes();
-    let mut builder = snow::Builder::with_resolver(params, Box::new(Resolver::new(ephemeral)))
+    let resolver = Resolver::new(ephemeral).knowing(identity.statics().cloned());
+    let mut builder = snow::Builder::with_resolver(params, Box::new(resolver))
         .prologue(&prologue)
         .and_then(|builder| builder.psk(suite.psk_place(), &psk))
         .ok()?;
-    if let Some(private) = identity.private() {
-        builder = builder.local_private_key(private.bytes()).ok()?;
+    if let Some(statics) = identity.statics() {
+        builder = builder.local_private_key(statics.private()).ok()?;
     }
-    match identity.peer().filter(|_| is_ours) {
-        Some(peer) => builder.remote_public_key(peer.bytes()).ok()?.build_initiator().ok(),
+    match identity.statics().filter(|_| is_ours) {
+        Some(statics) => builder.remote_public_key(statics.peer()).ok()?.build_initiator().ok(),
         None if is_ours => builder.build_initiator().ok(),
         None => builder.build_responder().ok(),
     }

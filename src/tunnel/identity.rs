@@ -2,9 +2,11 @@
 //!
 //! Pure. The expensive parts (a Diffie-Hellman result, the keys of mac1) are computed once, when the link is set up.
 
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
-use super::crypto::{self, KEY_LEN, MacKey};
+use super::crypto::{self, KEY_LEN, MacKey, Statics};
 use super::keys::{PrivateKey, PublicKey, SharedSecret};
 use super::message::{Side, Suite};
 
@@ -15,8 +17,7 @@ const MAC_LABEL: &[u8] = b"simpletun/1 mac1";
 pub struct Identity {
     suite: Suite,
     side: Side,
-    /// Own private key and the peer's public one.
-    keys: Option<(PrivateKey, PublicKey)>,
+    statics: Option<Arc<Statics>>,
     psk: SharedSecret,
     incoming: MacKey,
     outgoing: MacKey,
@@ -30,7 +31,7 @@ impl Identity {
         Self {
             suite: Suite::Secret,
             side,
-            keys: None,
+            statics: None,
             incoming: key(side),
             outgoing: key(side.other()),
             from_same_side: key(side.other()),
@@ -39,20 +40,19 @@ impl Identity {
     }
 
     /// With a pair of keys; `None` if the peer's key is one with which every exchange yields zero.
-    pub fn with_keys(private: PrivateKey, peer: PublicKey, psk: Option<SharedSecret>, side: Side) -> Option<Self> {
-        let shared = crypto::diffie_hellman(private.bytes(), peer.bytes())?;
+    pub fn with_keys(private: &PrivateKey, peer: PublicKey, psk: Option<SharedSecret>, side: Side) -> Option<Self> {
+        let statics = Statics::new(private.bytes(), peer.bytes())?;
         let psk = psk.unwrap_or_else(|| SharedSecret::from_bytes([0; KEY_LEN]));
-        let own = private.public();
-        let key = |receiver: PublicKey, side: Side| {
-            MacKey::new(crypto::hash(&[MAC_LABEL, &*shared, psk.bytes(), receiver.bytes(), &[side as u8]]))
+        let key = |receiver: &[u8; KEY_LEN], side: Side| {
+            MacKey::new(crypto::hash(&[MAC_LABEL, statics.shared(), psk.bytes(), receiver, &[side as u8]]))
         };
         Some(Self {
             suite: Suite::Keys,
             side,
-            incoming: key(own, side),
-            outgoing: key(peer, side.other()),
-            from_same_side: key(own, side.other()),
-            keys: Some((private, peer)),
+            incoming: key(statics.public(), side),
+            outgoing: key(statics.peer(), side.other()),
+            from_same_side: key(statics.public(), side.other()),
+            statics: Some(Arc::new(statics)),
             psk,
         })
     }
@@ -67,14 +67,9 @@ impl Identity {
         self.side
     }
 
-    /// The private key, with key pairs.
-    pub fn private(&self) -> Option<&PrivateKey> {
-        self.keys.as_ref().map(|(private, _)| private)
-    }
-
-    /// The peer's public key, with key pairs.
-    pub fn peer(&self) -> Option<&PublicKey> {
-        self.keys.as_ref().map(|(_, peer)| peer)
+    /// The static keys, with key pairs.
+    pub fn statics(&self) -> Option<&Arc<Statics>> {
+        self.statics.as_ref()
     }
 
     /// The PSK of the Noise protocol: the secret, or what was given beside the keys, or zeros.

@@ -96,7 +96,7 @@ fn private(side: Side) -> PrivateKey {
 
 fn keys(side: Side) -> Vec<Identity> {
     let psk = Some(SharedSecret::from_bytes([9; 32]));
-    vec![Identity::with_keys(private(side), private(side.other()).public(), psk, side).unwrap()]
+    vec![Identity::with_keys(&private(side), private(side.other()).public(), psk, side).unwrap()]
 }
 
 /// A connecting end, a listening end, a clock.
@@ -272,7 +272,7 @@ fn two_ends_of_one_side_are_told_so() {
             // The right keys on two ends that both connect.
             let own = PrivateKey::from_bytes([50 + side as u8; 32]);
             let peer = PrivateKey::from_bytes([50 + side.other() as u8; 32]).public();
-            vec![Identity::with_keys(own, peer, None, Side::Connect).unwrap()]
+            vec![Identity::with_keys(&own, peer, None, Side::Connect).unwrap()]
         },
     ] {
         let pair = Pair::new(false);
@@ -841,7 +841,7 @@ fn a_peer_key_with_which_everything_is_zero_is_refused() {
         one
     }] {
         assert!(
-            Identity::with_keys(private(Side::Connect), PublicKey::from_bytes(point), None, Side::Connect).is_none()
+            Identity::with_keys(&private(Side::Connect), PublicKey::from_bytes(point), None, Side::Connect).is_none()
         );
     }
 }
