@@ -112,7 +112,7 @@ impl Secure {
     pub(super) fn hurry(&mut self, now: Instant) {
         if let Some(attempt) = self.attempt.as_mut().filter(|attempt| !attempt.refused) {
             attempt.next_at = attempt.next_at.min(now + HURRIED_CAP);
-            attempt.wait = attempt.wait.min(HURRIED_CAP / 2);
+            attempt.wait = attempt.wait.min(HURRIED_CAP);
         }
     }
 

@@ -845,3 +845,57 @@ fn a_peer_key_with_which_everything_is_zero_is_refused() {
         );
     }
 }
+
+/// Both ends joined by a wire with this delay each way, with packets offered by the client, until both are up.
+fn establish_over(delay: Duration, deadline: Duration) -> Option<Pair> {
+    let mut pair = Pair::new(false);
+    let start = pair.now;
+    let mut wire: VecDeque<(Instant, Side, Vec<u8>)> = VecDeque::new();
+    pair.connect();
+    while !(pair.client.is_up() && pair.server.is_up()) {
+        if pair.now > start + deadline {
+            return None;
+        }
+        let _ = pair.client.seal(&[0x45; 40], pair.now);
+        for (from, end) in [(Side::Connect, &mut pair.client), (Side::Listen, &mut pair.server)] {
+            wire.extend(end.out.drain(..).map(|out| (pair.now + delay, from, out.message)));
+        }
+        pair.now += 10 * MS;
+        while let Some((_, from, message)) = wire.pop_front_if(|(at, ..)| *at <= pair.now) {
+            let end = if from == Side::Connect { &mut pair.server } else { &mut pair.client };
+            let _ = end.open(PATH, &message, pair.now);
+        }
+        pair.client.secure.handle_timeout(pair.now);
+        pair.server.secure.handle_timeout(pair.now);
+        pair.client.drain();
+        pair.server.drain();
+    }
+    Some(pair)
+}
+
+#[test]
+fn packets_that_wait_do_not_make_a_long_round_trip_an_obstacle() {
+    for delay in [100, 600, 900, 1100] {
+        let pair = establish_over(delay * MS, 60 * SECOND);
+        assert!(pair.is_some(), "no session with {delay} ms each way");
+    }
+}
+
+#[test]
+fn with_packets_to_send_handshakes_are_a_second_apart() {
+    let mut pair = Pair::new(false);
+    let (mut times, start) = (Vec::new(), pair.now);
+    pair.connect();
+    while pair.now < start + 20 * SECOND {
+        if !pair.client.out.is_empty() {
+            times.push(pair.now);
+            pair.client.out.clear();
+        }
+        assert_eq!(pair.client.secure.message_len(100, pair.now), None);
+        pair.now += 10 * MS;
+        pair.client.secure.handle_timeout(pair.now);
+        pair.client.drain();
+    }
+    let waits: Vec<Duration> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(waits.iter().skip(2).all(|wait| (800 * MS..=1020 * MS).contains(wait)), "{waits:?}");
+}
