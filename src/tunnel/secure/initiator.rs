@@ -24,6 +24,9 @@ const CONNECTION_PATIENCE: Duration = Duration::from_secs(5);
 /// Wait after a refusal.
 const AFTER_REFUSAL: Duration = Duration::from_secs(5);
 
+/// Time for the connecting end's handshake when both have begun one.
+const GIVING_WAY: Duration = Duration::from_secs(5);
+
 /// INITs that an answer is accepted to.
 const MAX_OUTSTANDING: usize = 3;
 
@@ -54,6 +57,8 @@ pub(super) struct Attempt {
     count: usize,
     /// The peer has refused; asking sooner would not help.
     refused: bool,
+    /// It waits for a handshake of the peer that came in between.
+    gave_way: bool,
     outstanding: VecDeque<Outstanding>,
 }
 
@@ -76,6 +81,7 @@ impl Attempt {
             wait: FIRST_WAIT,
             count: 0,
             refused: false,
+            gave_way: false,
             outstanding: VecDeque::with_capacity(MAX_OUTSTANDING),
         }
     }
@@ -110,7 +116,7 @@ impl Secure {
 
     /// There are packets to send: an answer is wanted soon.
     pub(super) fn hurry(&mut self, now: Instant) {
-        if let Some(attempt) = self.attempt.as_mut().filter(|attempt| !attempt.refused) {
+        if let Some(attempt) = self.attempt.as_mut().filter(|attempt| !attempt.refused && !attempt.gave_way) {
             attempt.next_at = attempt.next_at.min(now + HURRIED_CAP);
             attempt.wait = attempt.wait.min(HURRIED_CAP);
         }
@@ -146,7 +152,7 @@ impl Secure {
         let wait = if reliable { CONNECTION_PATIENCE } else { attempt.wait.mul_f64(0.8 + 0.4 * jitter) };
         attempt.next_at = now + wait;
         attempt.wait = (attempt.wait * 2).min(CAP);
-        attempt.refused = false;
+        (attempt.refused, attempt.gave_way) = (false, false);
     }
 
     /// A number from 0 to 1; one half if there is no chance to be had.
@@ -295,10 +301,16 @@ impl Secure {
         self.notice(notice, now);
     }
 
-    /// The listening end gives way to a handshake of the connecting one.
-    pub(super) fn yield_attempt(&mut self) {
-        if self.settings.side == Side::Listen {
-            self.attempt = None;
+    /// The listening end gives way to a handshake of the connecting one, for a while: nothing is confirmed yet, and what
+    /// was answered may be a recording. It waits once for each INIT of its own, so that recordings cannot keep it silent.
+    pub(super) fn give_way(&mut self, now: Instant) {
+        if self.settings.side == Side::Listen
+            && let Some(attempt) = &mut self.attempt
+        {
+            attempt.outstanding.clear();
+            if !std::mem::replace(&mut attempt.gave_way, true) {
+                attempt.next_at = attempt.next_at.max(now + GIVING_WAY);
+            }
         }
     }
 }

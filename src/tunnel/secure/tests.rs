@@ -899,3 +899,43 @@ fn with_packets_to_send_handshakes_are_a_second_apart() {
     let waits: Vec<Duration> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(waits.iter().skip(2).all(|wait| (800 * MS..=1020 * MS).contains(wait)), "{waits:?}");
 }
+
+#[test]
+fn a_handshake_that_is_never_confirmed_stops_nobody_from_trying() {
+    // A captured handshake is replayed to a listening end that was restarted and knows where the peer is.
+    let mut pair = Pair::established(false);
+    let captured = pair.carried[0].1.clone();
+    pair.server = End::new(settings(Side::Listen), secret(7, Side::Listen), 31, false, pair.now);
+    let info = pair.server.info;
+    pair.server.secure.link_up(PATH, info, pair.now);
+    pair.server.drain();
+    assert_eq!(pair.server.open(Path(66), &captured, pair.now), Ok(()));
+    pair.server.out.clear();
+    pair.pass(10 * SECOND, false);
+    pair.client = End::new(settings(Side::Connect), secret(7, Side::Connect), 32, false, pair.now);
+    pair.pass(6 * SECOND, true);
+    assert!(pair.server.is_up(), "the listening end has gone on trying");
+}
+
+#[test]
+fn the_end_that_gives_way_is_quiet_until_the_other_ones_handshake_had_its_time() {
+    let mut pair = Pair::established(false);
+    // Both sessions are due at the same moment.
+    pair.pass(150 * SECOND, false);
+    pair.client.secure.attempt = None;
+    pair.client.secure.handle_timeout(pair.now);
+    pair.client.drain();
+    let init = pair.client.out.iter().find(|out| out.message[0] == INIT).unwrap().message.clone();
+    pair.server.out.clear();
+    assert_eq!(pair.server.open(PATH, &init, pair.now), Ok(()));
+    let end = pair.now + SECOND;
+    while pair.now < end {
+        pair.now += 10 * MS;
+        if pair.server.secure.poll_timeout().is_some_and(|at| at <= pair.now) {
+            pair.server.secure.handle_timeout(pair.now);
+        }
+        pair.server.drain();
+    }
+    let inits = pair.server.out.iter().filter(|out| out.message[0] == INIT).count();
+    assert_eq!(inits, 0, "it has given way");
+}
