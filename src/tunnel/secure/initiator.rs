@@ -53,6 +53,8 @@ pub(super) struct Attempt {
     began_at: Instant,
     next_at: Instant,
     wait: Duration,
+    /// When the peer refused last.
+    answered_at: Option<Instant>,
     /// INITs sent so far.
     count: usize,
     /// The peer has refused; asking sooner would not help.
@@ -79,6 +81,7 @@ impl Attempt {
             began_at: now,
             next_at: now + wait,
             wait: FIRST_WAIT,
+            answered_at: None,
             count: 0,
             refused: false,
             gave_way: false,
@@ -129,8 +132,11 @@ impl Secure {
             self.attempt = None;
             return;
         };
-        let tried_for = now.saturating_duration_since(attempt.began_at);
+        let (tried_for, answered_at) = (now.saturating_duration_since(attempt.began_at), attempt.answered_at);
         if link.info.reliable && self.current.is_none() && tried_for >= CONNECTION_PATIENCE {
+            if answered_at.is_none() {
+                self.notice(Notice::NoAnswer(link.info.peer), now);
+            }
             return self.give_up(link.path, Rejection::Silent);
         }
         if self.settings.side == Side::Listen && self.settings.persistence == Persistence::WhileFresh {
@@ -139,7 +145,7 @@ impl Secure {
                 return self.give_up(link.path, Rejection::Silent);
             }
         }
-        if tried_for >= NO_ANSWER_AFTER {
+        if answered_at.map_or(tried_for, |at| now.saturating_duration_since(at)) >= NO_ANSWER_AFTER {
             self.notice(Notice::NoAnswer(link.info.peer), now);
         }
         self.send_init(link.path, &link.info, now);
@@ -273,6 +279,9 @@ impl Secure {
 
     /// The peer is the right one and says no.
     fn handle_refusal(&mut self, status: Option<Status>, answer: &Answer, now: Instant) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.answered_at = Some(now);
+        }
         let notice = match status {
             Some(Status::Stale) => {
                 let behind = self.stamped.seconds_until(answer.last_timestamp);

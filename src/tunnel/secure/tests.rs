@@ -939,3 +939,32 @@ fn the_end_that_gives_way_is_quiet_until_the_other_ones_handshake_had_its_time()
     let inits = pair.server.out.iter().filter(|out| out.message[0] == INIT).count();
     assert_eq!(inits, 0, "it has given way");
 }
+
+#[test]
+fn after_a_refusal_nobody_says_that_there_is_no_answer() {
+    let mut pair = Pair::new(false);
+    pair.server.secure.settings.kind = LinkLayer::Tap;
+    pair.connect();
+    pair.pass(30 * SECOND, true);
+    assert!(pair.client.has(|event| matches!(event, Event::Notice(Notice::PeerKind(_)))));
+    assert!(!pair.client.has(|event| matches!(event, Event::Notice(Notice::NoAnswer(_)))), "it answers all the time");
+    pair.pass(16 * SECOND, false);
+    assert!(pair.client.has(|event| matches!(event, Event::Notice(Notice::NoAnswer(_)))), "it has left");
+}
+
+#[test]
+fn a_connection_on_which_nobody_answers_is_said_to_be_one() {
+    let mut pair = Pair::new(true);
+    pair.connect();
+    pair.pass(6 * SECOND, false);
+    let silent = Event::PathRejected(PATH, Rejection::Silent);
+    assert!(pair.client.has(|event| *event == silent));
+    assert!(pair.client.has(|event| matches!(event, Event::Notice(Notice::NoAnswer(_)))), "{:?}", pair.client.events);
+    let mut pair = Pair::new(true);
+    pair.server.secure.settings.kind = LinkLayer::Tap;
+    pair.connect();
+    pair.settle();
+    pair.pass(6 * SECOND, true);
+    assert!(pair.client.has(|event| *event == silent));
+    assert!(!pair.client.has(|event| matches!(event, Event::Notice(Notice::NoAnswer(_)))), "it has said no");
+}
