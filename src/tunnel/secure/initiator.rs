@@ -50,6 +50,7 @@ pub(super) enum Reason {
 /// A handshake that this end has begun, with its repetitions.
 pub(super) struct Attempt {
     reason: Reason,
+    /// When its first INIT is sent.
     began_at: Instant,
     next_at: Instant,
     wait: Duration,
@@ -78,7 +79,7 @@ impl Attempt {
     pub(super) fn later(reason: Reason, now: Instant, wait: Duration) -> Self {
         Self {
             reason,
-            began_at: now,
+            began_at: now + wait,
             next_at: now + wait,
             wait: FIRST_WAIT,
             answered_at: None,

@@ -968,3 +968,24 @@ fn a_connection_on_which_nobody_answers_is_said_to_be_one() {
     assert!(pair.client.has(|event| *event == silent));
     assert!(!pair.client.has(|event| matches!(event, Event::Notice(Notice::NoAnswer(_)))), "it has said no");
 }
+
+#[test]
+fn handshakes_that_cross_after_a_goodbye_end_in_one_session_too() {
+    let mut pair = Pair::established(false);
+    pair.server.secure.close(CloseReason::Stops, pair.now);
+    pair.server.drain();
+    pair.settle();
+    // The listening end is back and begins at the same moment as the connecting one.
+    pair.now += SECOND;
+    pair.client.secure.handle_timeout(pair.now);
+    pair.client.drain();
+    assert_eq!(pair.client.out.last().unwrap().message[0], INIT);
+    pair.server = End::new(settings(Side::Listen), secret(7, Side::Listen), 33, false, pair.now);
+    let info = pair.server.info;
+    pair.server.secure.link_up(PATH, info, pair.now);
+    pair.server.drain();
+    let init = pair.server.out.remove(0).message;
+    assert_eq!(pair.client.open(PATH, &init, pair.now), Err(Refused::HandshakeRefused), "the connecting end's wins");
+    pair.settle();
+    pair.exchange();
+}
