@@ -462,9 +462,12 @@ impl Secure {
         }
     }
 
-    /// Sends a control message by the current session, if there is one.
+    /// Sends a control message by the current session, if there is one that may be used.
     fn send_control(&mut self, control: Control) {
         let (Some(link), Some(session)) = (self.link, &mut self.current) else { return };
+        if session.is_spent() {
+            return;
+        }
         let plain = control.to_bytes();
         let mut message = vec![0; plain.len() + OVERHEAD];
         session.seal(CTRL, 0, &plain, &mut message);

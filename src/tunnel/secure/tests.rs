@@ -989,3 +989,20 @@ fn handshakes_that_cross_after_a_goodbye_end_in_one_session_too() {
     pair.settle();
     pair.exchange();
 }
+
+#[test]
+fn a_session_that_is_used_up_says_nothing_any_more() {
+    let limits = Limits { messages: 20, ..Limits::default() };
+    let mut pair = Pair::with(true, |settings| settings.limits = limits, |side| secret(7, side));
+    pair.connect();
+    pair.settle();
+    let ping = {
+        let plain = Control::Ping { token: 1, len: message::PONG_LEN }.to_bytes();
+        let mut ping = vec![0; plain.len() + OVERHEAD];
+        pair.client.secure.seal(CTRL, &plain, &mut ping, pair.now);
+        ping
+    };
+    while pair.server.seal(&[0x45; 60], pair.now).is_some() {}
+    assert_eq!(pair.server.open(PATH, &ping, pair.now), Ok(()));
+    assert_eq!(pair.server.out, [], "nothing may be sealed, and anything else would end the connection");
+}
