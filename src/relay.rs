@@ -261,8 +261,11 @@ impl Relay {
                 self.faults.note(now, "moved", format_args!("peer moved peer={peer} transport={}", self.protocol));
                 self.remember(peer);
             }
-            Event::Interrupted(peer) => {
-                let (reason, retry) = self.ending.take().unwrap_or((DownReason::Closed.word(), None));
+            Event::Interrupted { peer, why } => {
+                let (reason, retry) = match why {
+                    Some(why) => (words::reason(why), None),
+                    None => self.ending.take().unwrap_or((DownReason::Closed.word(), None)),
+                };
                 self.has_lost_peer |= reason != DownReason::Requested.word();
                 let retry = retry.map(|wait| format!(" retry={}ms", wait.as_millis())).unwrap_or_default();
                 info!("tunnel interrupted reason={reason}{retry} peer={peer}");

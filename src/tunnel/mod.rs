@@ -65,7 +65,12 @@ pub enum Event {
     /// The peer of a datagram link has moved to this address.
     Moved(SocketAddr),
     /// The connection of a secure link has ended; the link counts as up until the peer has been silent for too long.
-    Interrupted(SocketAddr),
+    Interrupted {
+        /// Where the peer was.
+        peer: SocketAddr,
+        /// The tunnel's own reason; `None` if the connection ended by itself.
+        why: Option<Rejection>,
+    },
     /// An interrupted link goes on.
     Resumed(SocketAddr),
     /// Something that the administrator should know.

@@ -376,7 +376,7 @@ impl Secure {
 
     /// Takes the end of a path.
     pub fn link_down(&mut self, path: Path, _now: Instant) {
-        self.forget_path(path);
+        self.forget_path(path, None);
     }
 
     /// Says goodbye and ends everything.
@@ -571,11 +571,11 @@ impl Secure {
 
     /// Ends a path by our own decision.
     fn give_up(&mut self, path: Path, why: Rejection) {
-        self.forget_path(path);
+        self.forget_path(path, Some(why));
         self.events.push_back(Event::PathRejected(path, why));
     }
 
-    fn forget_path(&mut self, path: Path) {
+    fn forget_path(&mut self, path: Path, why: Option<Rejection>) {
         let bound = |session: &Session| session.terms.bound == Some(path);
         let had_session = self.current.as_ref().is_some_and(bound);
         self.current.take_if(|session| bound(session));
@@ -585,7 +585,7 @@ impl Secure {
         self.attempt = None;
         if self.up && had_session {
             self.interrupted = true;
-            self.events.push_back(Event::Interrupted(link.info.peer));
+            self.events.push_back(Event::Interrupted { peer: link.info.peer, why });
         }
     }
 

@@ -714,7 +714,7 @@ fn an_interrupted_connection_is_no_change_of_state_if_it_comes_back_in_time() {
     for end in [&pair.client, &pair.server] {
         assert!(end.is_up());
         assert!(
-            end.has(|event| matches!(event, Event::Interrupted(_)))
+            end.has(|event| matches!(event, Event::Interrupted { .. }))
                 && end.has(|event| matches!(event, Event::Resumed(_)))
         );
         assert!(!end.has(|event| matches!(event, Event::Down { .. })));
@@ -1005,4 +1005,16 @@ fn a_session_that_is_used_up_says_nothing_any_more() {
     while pair.server.seal(&[0x45; 60], pair.now).is_some() {}
     assert_eq!(pair.server.open(PATH, &ping, pair.now), Ok(()));
     assert_eq!(pair.server.out, [], "nothing may be sealed, and anything else would end the connection");
+}
+
+#[test]
+fn a_connection_that_is_given_up_is_interrupted_for_the_reason_that_holds() {
+    let mut pair = Pair::established(true);
+    assert_eq!(pair.server.open(PATH, &[DATA; 64], pair.now), Err(Refused::UnknownSession));
+    let peer = pair.server.info.peer;
+    let interrupted = Event::Interrupted { peer, why: Some(Rejection::NotAuthentic) };
+    assert!(pair.server.has(|event| *event == interrupted), "{:?}", pair.server.events);
+    pair.client.secure.link_down(PATH, pair.now);
+    pair.client.drain();
+    assert!(pair.client.has(|event| matches!(event, Event::Interrupted { why: None, .. })));
 }
