@@ -41,7 +41,8 @@ impl Limits {
     /// With a shorter time between handshakes, for tests of them.
     pub fn rekeying_after(time: Duration) -> Self {
         let all = Self::default();
-        Self { rekey_after: time.min(all.rekey_after), peer_rekey_after: all.peer_rekey_after.min(time * 7 / 6), ..all }
+        let rekey_after = time.min(all.rekey_after);
+        Self { rekey_after, peer_rekey_after: rekey_after * 7 / 6, ..all }
     }
 }
 
@@ -212,4 +213,19 @@ fn is_spent(amount: Amount, limits: &Limits) -> bool {
 pub fn receiver(message: &[u8]) -> Option<u32> {
     let header = message.get(4..8).filter(|_| message.len() >= OVERHEAD)?;
     Some(byteorder::BigEndian::read_u32(header))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_between_handshakes_is_shortened_and_never_lengthened() {
+        let (all, second) = (Limits::default(), Duration::from_secs(1));
+        assert_eq!(Limits::rekeying_after(Duration::MAX), all);
+        assert_eq!(Limits::rekeying_after(120 * second), all);
+        let short = Limits::rekeying_after(6 * second);
+        assert_eq!((short.rekey_after, short.peer_rekey_after), (6 * second, 7 * second));
+        assert_eq!(Limits { rekey_after: all.rekey_after, peer_rekey_after: all.peer_rekey_after, ..short }, all);
+    }
 }
