@@ -330,7 +330,8 @@ impl Transport for Roaming {
     }
 
     fn can_send(&self) -> bool {
-        self.sources.peer.is_some() && self.channel.can_send()
+        // Without a peer packets go nowhere, at once: they are not to wait in the device until there is one again.
+        self.sources.peer.is_none() || self.channel.can_send()
     }
 
     fn send_with(&mut self, len: usize, now: Instant, fill: &mut dyn FnMut(&mut [u8])) -> bool {
@@ -547,5 +548,15 @@ mod tests {
         assert_eq!(client.poll_timeout(), None, "there is nothing else to try");
         client.handle_timeout(start + 100 * SECOND);
         assert_eq!(drain(&mut client), (vec![], vec![]));
+    }
+    #[test]
+    fn packets_do_not_wait_in_the_device_while_the_peer_is_looked_for() {
+        let (mut client, _poll, known, now) = client();
+        assert_eq!(drain(&mut client).0, [known[0]]);
+        assert!(client.can_send());
+        client.handle_answer(Ok(vec![known[1]]), now);
+        assert!(client.sources.peer.is_none(), "the new place is not the peer yet");
+        assert!(client.can_send(), "the device is read");
+        assert!(!client.send_with(4, now, &mut |room| room.fill(1)), "and what it says is dropped");
     }
 }
