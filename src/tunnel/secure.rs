@@ -134,8 +134,9 @@ pub struct Secure {
     identities: Vec<Identity>,
     /// The greatest timestamp seen from the peer, for each identity.
     greatest_seen: Vec<Timestamp>,
-    /// The identity that the next handshake begins with.
-    preferred: usize,
+    /// The identity of the next INIT: the one that was answered last, and without an answer the others in turn, over all
+    /// attempts, since a connection has one INIT only.
+    next_identity: usize,
     random: Box<dyn Randomness>,
     instance: Instance,
     /// The wall clock's time at the moment `started_at`.
@@ -191,7 +192,7 @@ impl Secure {
             greatest_seen: vec![Timestamp::default(); identities.len()],
             settings,
             identities,
-            preferred: 0,
+            next_identity: 0,
             random,
             instance,
             started_wall: wall,

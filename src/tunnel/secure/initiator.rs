@@ -56,8 +56,6 @@ pub(super) struct Attempt {
     wait: Duration,
     /// When the peer refused last.
     answered_at: Option<Instant>,
-    /// INITs sent so far.
-    count: usize,
     /// The peer has refused; asking sooner would not help.
     refused: bool,
     /// It waits for a handshake of the peer that came in between.
@@ -83,7 +81,6 @@ impl Attempt {
             next_at: now + wait,
             wait: FIRST_WAIT,
             answered_at: None,
-            count: 0,
             refused: false,
             gave_way: false,
             outstanding: VecDeque::with_capacity(MAX_OUTSTANDING),
@@ -184,8 +181,8 @@ impl Secure {
         };
         let Some(attempt) = &mut self.attempt else { return };
         // In turn, so that an exchange of keys that has reached one end only does not keep the two apart.
-        let identity = (self.preferred + attempt.count) % self.identities.len();
-        attempt.count += 1;
+        let identity = self.next_identity;
+        self.next_identity = (identity + 1) % self.identities.len();
         let Some(initiation) = handshake::initiate(&self.identities[identity], ephemeral, index, offer) else { return };
         self.transmits.push_back(Transmit { path, message: initiation.message.clone() });
         if attempt.outstanding.len() >= MAX_OUTSTANDING {
@@ -231,7 +228,7 @@ impl Secure {
         }
         let answer = outstanding.initiation.read_resp(message).ok_or(Refused::BadHandshake)?;
         let Some(outstanding) = attempt.outstanding.remove(place) else { return Err(Refused::BadHandshake) };
-        self.preferred = outstanding.identity;
+        self.next_identity = outstanding.identity;
         match answer.status {
             Some(Status::Ok) => self.conclude(outstanding, &answer, handshake::sender_index(message), path, info, now),
             status => {
@@ -290,8 +287,6 @@ impl Secure {
                     self.stamped = answer.last_timestamp;
                     if let Some(attempt) = &mut self.attempt {
                         attempt.next_at = now;
-                        // The same key again: it was this one that the answer was about.
-                        attempt.count = 0;
                     }
                     self.continue_attempt(now);
                 }

@@ -156,7 +156,7 @@ impl Secure {
         }
         let limits = self.settings.limits;
         self.next.push_back(Session::new((index, remote), keys, terms, limits, Duration::ZERO, now));
-        self.preferred = identity;
+        self.next_identity = identity;
         self.give_way(now);
         self.transmits.push_back(Transmit { path, message });
         Ok(())

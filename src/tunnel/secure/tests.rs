@@ -812,6 +812,34 @@ fn two_secrets_are_accepted_while_they_are_exchanged() {
     }
 }
 
+/// The listening end closes a connection whose first message it cannot read, so each has one chance only.
+#[test]
+fn on_connections_two_secrets_take_turns_until_one_is_answered() {
+    let mut pair = Pair::with(
+        true,
+        |_| {},
+        |side| match side {
+            Side::Connect => [secret(1, side), secret(2, side)].concat(),
+            Side::Listen => secret(2, side),
+        },
+    );
+    for (number, up) in [(1, false), (2, true), (3, true), (4, true)] {
+        let (path, info) = (Path(number), pair.client.info);
+        pair.client.secure.link_down(Path(number - 1), pair.now);
+        pair.client.secure.link_up(path, info, pair.now);
+        pair.client.drain();
+        for _ in 0..2 {
+            for Transmit { message, .. } in std::mem::take(&mut pair.client.out) {
+                let _ = pair.server.open(path, &message, pair.now);
+            }
+            for Transmit { message, .. } in std::mem::take(&mut pair.server.out) {
+                let _ = pair.client.open(path, &message, pair.now);
+            }
+        }
+        assert_eq!(pair.client.is_up() && pair.server.is_up(), up, "connection {number}");
+    }
+}
+
 #[test]
 fn pings_are_answered_and_never_by_something_longer() {
     let mut pair = Pair::established(false);
