@@ -1,4 +1,4 @@
-//! Every combination of device, transport, outer and inner protocol, one test a row.
+//! Every combination of device, transport, outer and inner protocol, plain and secure, one test a row.
 
 mod common;
 
@@ -6,35 +6,53 @@ use common::daemon::{server, simpletun};
 use common::lab::{Lab, REMOTE, REMOTE6};
 use common::line;
 use common::net::transfer;
+use common::secure::Protection;
 
 macro_rules! rows {
-    ($($name:ident: $kind:ident over $transport:ident, $outer:ident outside, $inner:ident inside;)*) => {
+    ($($name:ident: $protection:ident $kind:ident over $transport:ident, $outer:ident outside, [$($inner:ident)+] inside;)*) => {
         $(
             #[test]
             fn $name() {
-                carries(Kind::$kind, Transport::$transport, Family::$outer, Family::$inner);
+                let inner = [$(Family::$inner),+];
+                carries(Protection::$protection, Kind::$kind, Transport::$transport, Family::$outer, &inner);
             }
         )*
     };
 }
 
 rows! {
-    tun_tcp_ipv4_carries_ipv4: Tun over Tcp, V4 outside, V4 inside;
-    tun_tcp_ipv4_carries_ipv6: Tun over Tcp, V4 outside, V6 inside;
-    tun_tcp_ipv6_carries_ipv4: Tun over Tcp, V6 outside, V4 inside;
-    tun_tcp_ipv6_carries_ipv6: Tun over Tcp, V6 outside, V6 inside;
-    tun_udp_ipv4_carries_ipv4: Tun over Udp, V4 outside, V4 inside;
-    tun_udp_ipv4_carries_ipv6: Tun over Udp, V4 outside, V6 inside;
-    tun_udp_ipv6_carries_ipv4: Tun over Udp, V6 outside, V4 inside;
-    tun_udp_ipv6_carries_ipv6: Tun over Udp, V6 outside, V6 inside;
-    tap_tcp_ipv4_carries_ipv4: Tap over Tcp, V4 outside, V4 inside;
-    tap_tcp_ipv4_carries_ipv6: Tap over Tcp, V4 outside, V6 inside;
-    tap_tcp_ipv6_carries_ipv4: Tap over Tcp, V6 outside, V4 inside;
-    tap_tcp_ipv6_carries_ipv6: Tap over Tcp, V6 outside, V6 inside;
-    tap_udp_ipv4_carries_ipv4: Tap over Udp, V4 outside, V4 inside;
-    tap_udp_ipv4_carries_ipv6: Tap over Udp, V4 outside, V6 inside;
-    tap_udp_ipv6_carries_ipv4: Tap over Udp, V6 outside, V4 inside;
-    tap_udp_ipv6_carries_ipv6: Tap over Udp, V6 outside, V6 inside;
+    tun_tcp_ipv4_carries_ipv4: Plain Tun over Tcp, V4 outside, [V4] inside;
+    tun_tcp_ipv4_carries_ipv6: Plain Tun over Tcp, V4 outside, [V6] inside;
+    tun_tcp_ipv6_carries_ipv4: Plain Tun over Tcp, V6 outside, [V4] inside;
+    tun_tcp_ipv6_carries_ipv6: Plain Tun over Tcp, V6 outside, [V6] inside;
+    tun_udp_ipv4_carries_ipv4: Plain Tun over Udp, V4 outside, [V4] inside;
+    tun_udp_ipv4_carries_ipv6: Plain Tun over Udp, V4 outside, [V6] inside;
+    tun_udp_ipv6_carries_ipv4: Plain Tun over Udp, V6 outside, [V4] inside;
+    tun_udp_ipv6_carries_ipv6: Plain Tun over Udp, V6 outside, [V6] inside;
+    tap_tcp_ipv4_carries_ipv4: Plain Tap over Tcp, V4 outside, [V4] inside;
+    tap_tcp_ipv4_carries_ipv6: Plain Tap over Tcp, V4 outside, [V6] inside;
+    tap_tcp_ipv6_carries_ipv4: Plain Tap over Tcp, V6 outside, [V4] inside;
+    tap_tcp_ipv6_carries_ipv6: Plain Tap over Tcp, V6 outside, [V6] inside;
+    tap_udp_ipv4_carries_ipv4: Plain Tap over Udp, V4 outside, [V4] inside;
+    tap_udp_ipv4_carries_ipv6: Plain Tap over Udp, V4 outside, [V6] inside;
+    tap_udp_ipv6_carries_ipv4: Plain Tap over Udp, V6 outside, [V4] inside;
+    tap_udp_ipv6_carries_ipv6: Plain Tap over Udp, V6 outside, [V6] inside;
+    secret_tun_tcp_ipv4_carries_both: Secret Tun over Tcp, V4 outside, [V4 V6] inside;
+    secret_tun_tcp_ipv6_carries_both: Secret Tun over Tcp, V6 outside, [V4 V6] inside;
+    secret_tun_udp_ipv4_carries_both: Secret Tun over Udp, V4 outside, [V4 V6] inside;
+    secret_tun_udp_ipv6_carries_both: Secret Tun over Udp, V6 outside, [V4 V6] inside;
+    secret_tap_tcp_ipv4_carries_both: Secret Tap over Tcp, V4 outside, [V4 V6] inside;
+    secret_tap_tcp_ipv6_carries_both: Secret Tap over Tcp, V6 outside, [V4 V6] inside;
+    secret_tap_udp_ipv4_carries_both: Secret Tap over Udp, V4 outside, [V4 V6] inside;
+    secret_tap_udp_ipv6_carries_both: Secret Tap over Udp, V6 outside, [V4 V6] inside;
+    key_pairs_tun_tcp_ipv4_carries_both: KeyPairs Tun over Tcp, V4 outside, [V4 V6] inside;
+    key_pairs_tun_tcp_ipv6_carries_both: KeyPairs Tun over Tcp, V6 outside, [V4 V6] inside;
+    key_pairs_tun_udp_ipv4_carries_both: KeyPairs Tun over Udp, V4 outside, [V4 V6] inside;
+    key_pairs_tun_udp_ipv6_carries_both: KeyPairs Tun over Udp, V6 outside, [V4 V6] inside;
+    key_pairs_tap_tcp_ipv4_carries_both: KeyPairs Tap over Tcp, V4 outside, [V4 V6] inside;
+    key_pairs_tap_tcp_ipv6_carries_both: KeyPairs Tap over Tcp, V6 outside, [V4 V6] inside;
+    key_pairs_tap_udp_ipv4_carries_both: KeyPairs Tap over Udp, V4 outside, [V4 V6] inside;
+    key_pairs_tap_udp_ipv6_carries_both: KeyPairs Tap over Udp, V6 outside, [V4 V6] inside;
 }
 
 enum Kind {
@@ -52,7 +70,7 @@ enum Family {
     V6,
 }
 
-fn carries(kind: Kind, transport: Transport, outer: Family, inner: Family) {
+fn carries(protection: Protection, kind: Kind, transport: Transport, outer: Family, inner: &[Family]) {
     let kind = match kind {
         Kind::Tun => "-u",
         Kind::Tap => "-a",
@@ -65,29 +83,54 @@ fn carries(kind: Kind, transport: Transport, outer: Family, inner: Family) {
         Family::V4 => REMOTE,
         Family::V6 => REMOTE6,
     };
-    // The largest payload that fits 1500 bytes: 20 or 40 bytes of IP and 8 of ICMP are spent.
-    let (near, far, prefix, full) = match inner {
-        Family::V4 => ("192.168.0.1", "192.168.0.2", 24, 1472),
-        Family::V6 => ("fd66::1", "fd66::2", 64, 1452),
+    let inner: Vec<Inner> = inner.iter().map(Inner::new).collect();
+    let addresses = |of: fn(&Inner) -> &str| -> String {
+        inner.iter().map(|inner| format!(" --address {}/{}", of(inner), inner.prefix)).collect()
     };
+    let ends = protection.ends();
 
     let lab = Lab::new();
-    let server = server(&lab.remote, &format!("-i t2 -s {kind} {transport} --address {far}/{prefix} --mtu 1500"));
-    let client =
-        simpletun(&lab.local, &format!("-i t1 -c {connect} {kind} {transport} --address {near}/{prefix} --mtu 1500"));
+    let server = server(
+        &lab.remote,
+        &format!("-i t2 -s {kind} {transport} {} --mtu 1500 {}", ends.server, addresses(|inner| inner.far)),
+    );
+    let client = simpletun(
+        &lab.local,
+        &format!("-i t1 -c {connect} {kind} {transport} {} --mtu 1500 {}", ends.client, addresses(|inner| inner.near)),
+    );
     client.wait_for(line::DEVICE);
     lab.local.wait_for_device("t1");
-    if transport.is_empty() {
+    if transport.is_empty() || protection != Protection::Plain {
         client.wait_for(line::UP);
     }
+    for Inner { near, far, full, .. } in inner {
+        lab.local.ping(far, 3, 56);
+        lab.local.ping(far, 2, full);
+        let up = server.wait_for(line::UP);
+        assert!(up.contains("dev=t2"), "{up}");
+        client.wait_for(line::UP);
+        lab.remote.ping(near, 3, 56);
+        lab.remote.ping(near, 2, full);
+        transfer(&lab.local, &lab.remote, far, 1_000_000);
+        transfer(&lab.remote, &lab.local, near, 1_000_000);
+    }
+    assert_eq!(client.said(line::SESSION), protection != Protection::Plain, "{}", client.text());
+}
 
-    lab.local.ping(far, 3, 56);
-    lab.local.ping(far, 2, full);
-    let up = server.wait_for(line::UP);
-    assert!(up.contains("dev=t2"), "{up}");
-    client.wait_for(line::UP);
-    lab.remote.ping(near, 3, 56);
-    lab.remote.ping(near, 2, full);
-    transfer(&lab.local, &lab.remote, far, 1_000_000);
-    transfer(&lab.remote, &lab.local, near, 1_000_000);
+/// What is spoken inside.
+struct Inner {
+    near: &'static str,
+    far: &'static str,
+    prefix: u8,
+    /// The largest payload of a ping that fits 1500 bytes: 20 or 40 bytes of IP and 8 of ICMP are spent.
+    full: u32,
+}
+
+impl Inner {
+    fn new(family: &Family) -> Self {
+        match family {
+            Family::V4 => Self { near: "192.168.0.1", far: "192.168.0.2", prefix: 24, full: 1472 },
+            Family::V6 => Self { near: "fd66::1", far: "fd66::2", prefix: 64, full: 1452 },
+        }
+    }
 }

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod lab;
 pub mod net;
 pub mod peer;
+pub mod secure;
 pub mod secure_peer;
 pub mod traffic;
 pub mod wait;
@@ -22,6 +23,12 @@ pub mod line {
     pub const DEVICE: &str = "device ";
     pub const UP: &str = "tunnel up";
     pub const DOWN: &str = "tunnel down";
+    /// The connection of a secure link has ended, for a while perhaps.
+    pub const INTERRUPTED: &str = "tunnel interrupted";
+    pub const RESUMED: &str = "tunnel resumed";
+    pub const MOVED: &str = "peer moved";
+    /// A secure link says how its messages are sealed, and whether super-packets cross whole.
+    pub const SESSION: &str = "secure session";
     /// What the device's offload can do, or that it is off.
     pub const OFFLOAD: &str = "offload ";
     /// Asked for with USR2; `key=value` pairs follow.
@@ -30,6 +37,7 @@ pub mod line {
 
 /// Keys of the statistics lines.
 pub mod stat {
+    pub const HANDSHAKES: &str = "handshakes";
     pub const DEVICE_RX_PACKETS: &str = "device-rx-packets";
     pub const DEVICE_TX_PACKETS: &str = "device-tx-packets";
     pub const NETWORK_RX_PACKETS: &str = "network-rx-packets";
