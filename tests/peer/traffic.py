@@ -5,14 +5,17 @@ is found.
 
     traffic.py serve PORT                       answer until killed
     traffic.py check ADDRESS PORT STEP=SIZE...  go through the steps; exit code 0 if all is well
+    traffic.py stream ADDRESS PORT              send a stream that comes back, until TERM; exit code 0 if all of it did
 
 Steps: tcp-up, tcp-down (bytes), tcp-four (bytes; two streams each way at once), udp-up, udp-down (datagrams),
 udp-flows (datagrams; two flows each way at once).
+What is served returns UDP datagrams to its own port, too.
 """
 
 import hashlib
 import random
 import select
+import signal
 import socket
 import struct
 import sys
@@ -26,6 +29,10 @@ BLOCK = 1 << 20
 CHUNKS = (BLOCK, 17, 1448, 100_000, 3, 65_536, 1449)
 UDP_SEGMENT = 103
 LARGEST = 1400
+# A stream that is returned: what one call sends, with a pause behind it, and how long it may stand still, in seconds.
+PACED = 1 << 16
+PAUSE = 0.004
+STANDSTILL = 60
 # The kernel's bound for one send, less headers.
 LARGEST_SEND = 60_000
 
@@ -160,11 +167,11 @@ def receive_datagrams(receiver, seed, count):
         raise Failure(f"a datagram more than the {arrived} that were sent")
 
 
-def udp_socket():
+def udp_socket(port=0):
     udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     udp.settimeout(3)
-    udp.bind(("::", 0))
+    udp.bind(("::", port))
     return udp
 
 
@@ -179,6 +186,8 @@ def serve_one(connection):
             receive_stream(connection, size)
         elif step == "tcp-down":
             send_stream(connection, seed, size)
+        elif step == "tcp-echo":
+            return return_stream(connection)
         elif step == "udp-up":
             with udp_socket() as udp:
                 connection.sendall(f"{udp.getsockname()[1]}\n".encode())
@@ -200,7 +209,27 @@ def read_line(connection):
     return line.decode().strip()
 
 
+def return_stream(connection):
+    connection.settimeout(STANDSTILL)
+    while data := connection.recv(PACED):
+        connection.sendall(data)
+    connection.shutdown(socket.SHUT_WR)
+
+
+def return_datagrams(port):
+    with udp_socket(port) as udp:
+        udp.settimeout(None)
+        while True:
+            try:
+                datagram, sender = udp.recvfrom(65_536)
+                udp.sendto(datagram, sender)
+            except OSError:
+                # The way back is gone for now.
+                pass
+
+
 def serve(port):
+    threading.Thread(target=return_datagrams, args=(port,), daemon=True).start()
     listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
     while True:
         connection, _ = listener.accept()
@@ -258,7 +287,44 @@ def check(address, port, plan):
         sys.exit("\n".join(failures))
 
 
+def stream(address, port):
+    """Says on standard error each time another MiB has come back."""
+    ending = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    sent, returned = hashlib.sha256(), hashlib.sha256()
+    connection = socket.create_connection((address, port), timeout=PATIENCE)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.settimeout(STANDSTILL)
+    connection.sendall(b"tcp-echo 0 0 0\n")
+
+    def send():
+        for block in blocks(1, 1 << 60):
+            for start in range(0, BLOCK, PACED):
+                piece = block[start : start + PACED]
+                sent.update(piece)
+                connection.sendall(piece)
+                if ending.wait(PAUSE):
+                    return connection.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    count, pause, last = 0, 0.0, time.monotonic()
+    while data := connection.recv(PACED):
+        returned.update(data)
+        now = time.monotonic()
+        pause, last = max(pause, now - last), now
+        if count // BLOCK < (count + len(data)) // BLOCK:
+            print(f"returned {(count + len(data)) // BLOCK} MiB", file=sys.stderr, flush=True)
+        count += len(data)
+    sender.join()
+    print(f"all of {count} bytes, longest pause {pause:.2f} s", file=sys.stderr, flush=True)
+    if returned.digest() != sent.digest():
+        sys.exit(f"the SHA-256 of the {count} bytes that came back differs")
+
+
 if sys.argv[1] == "serve":
     serve(int(sys.argv[2]))
+elif sys.argv[1] == "stream":
+    stream(sys.argv[2], int(sys.argv[3]))
 else:
     check(sys.argv[2], int(sys.argv[3]), sys.argv[4:])
