@@ -240,21 +240,34 @@ impl Roaming {
             // The local address that the peer knows us by may be gone: let the route decide until it is known again.
             SendOutcome::Broken => {
                 self.unanswered.handle_sent(now);
-                self.channel.from = None;
-                if let Some(peer) = &mut self.sources.peer {
-                    peer.local = None;
-                }
+                self.forget_way();
             }
         }
+    }
+
+    /// Lets the route decide which address messages leave from.
+    fn forget_way(&mut self) {
+        self.channel.from = None;
+        if let Some(peer) = &mut self.sources.peer {
+            peer.local = None;
+        }
+    }
+
+    /// True if messages could leave from another address than they do: answers to the one that was learned may get lost
+    /// although it is there, because its interface or its network is gone. An end that was sought out keeps the address
+    /// that the peer knows.
+    fn may_leave_elsewhere(&self) -> bool {
+        self.search.resolver.is_some() && self.channel.from.is_some()
     }
 
     fn follows_name(&self) -> bool {
         self.search.resolver.as_ref().is_some_and(Resolver::is_name)
     }
 
-    /// When the target is to be doubted, if that can change anything.
+    /// When the target and the way to it are to be doubted, if that can change anything.
     fn check_at(&self) -> Option<Instant> {
-        let is_of_use = self.follows_name() || (self.sources.target.is_some() && self.has_choice());
+        let has_choice = self.sources.target.is_some() && self.has_choice();
+        let is_of_use = self.follows_name() || has_choice || self.may_leave_elsewhere();
         self.unanswered.check_at.filter(|_| is_of_use)
     }
 }
@@ -429,6 +442,9 @@ impl Transport for Roaming {
     fn handle_timeout(&mut self, now: Instant) {
         let is_doubted = self.check_at().is_some() && self.unanswered.handle_timeout(now);
         if is_doubted {
+            if self.may_leave_elsewhere() {
+                self.forget_way();
+            }
             self.try_next(now);
         }
         let is_due = self.search.announce_at.take_if(|at| *at <= now).is_some();
@@ -537,6 +553,33 @@ mod tests {
         assert_eq!(drain(&mut client), (vec![known[1]], vec![DownReason::AddressChanged]));
         client.handle_answer(Ok(vec!["[::1]:9".parse().expect("an address")]), now);
         assert_eq!(drain(&mut client).1, [DownReason::AddressChanged]);
+    }
+
+    #[test]
+    fn an_address_of_ours_whose_answers_do_not_come_is_left_to_the_route_after_a_second() {
+        let (mut client, _poll, known, start) = client();
+        client.search.known.truncate(1);
+        assert_eq!(drain(&mut client).0, [known[0]]);
+        let way = Some(IpAddr::from([127, 0, 0, 1]));
+        let learn = |client: &mut Roaming| {
+            client.sources.peer.as_mut().expect("the target is the peer").local = way;
+            client.channel.from = way;
+        };
+        learn(&mut client);
+        send(&mut client, start);
+        client.finish_receive(1, start);
+        assert_eq!(client.poll_timeout(), None, "it is answered");
+        send(&mut client, start);
+        client.handle_timeout(start + SECOND / 2);
+        assert_eq!(client.channel.from, way);
+        client.handle_timeout(start + SECOND);
+        assert_eq!((client.channel.from, client.sources.peer.and_then(|peer| peer.local)), (None, None));
+        assert_eq!(drain(&mut client), (vec![], vec![]), "the target stays");
+
+        client.search.resolver = None;
+        learn(&mut client);
+        client.handle_timeout(start + 10 * SECOND);
+        assert_eq!(client.channel.from, way, "who was sought out keeps the address that the peer knows");
     }
 
     #[test]
