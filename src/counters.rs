@@ -101,6 +101,8 @@ pub struct Counters {
     pub network_tx: Traffic,
     /// Times that the peer came up.
     pub ups: u64,
+    /// Handshakes of a secure link that both ends have confirmed: its sessions so far.
+    pub handshakes: u64,
     drops: [u64; DROPS.len()],
 }
 
@@ -128,7 +130,7 @@ impl fmt::Display for Statistics<'_> {
             ("network-rx", counters.network_rx),
             ("device-tx", counters.device_tx),
         ];
-        write!(formatter, "ups={}", counters.ups)?;
+        write!(formatter, "ups={} handshakes={}", counters.ups, counters.handshakes)?;
         for (place, traffic) in places {
             write!(formatter, " {place}-packets={} {place}-bytes={}", traffic.packets, traffic.bytes)?;
         }

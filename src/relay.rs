@@ -270,6 +270,7 @@ impl Relay {
                 let retry = retry.map(|wait| format!(" retry={}ms", wait.as_millis())).unwrap_or_default();
                 info!("tunnel interrupted reason={reason}{retry} peer={peer}");
             }
+            Event::Renewed => self.counters.handshakes += 1,
             Event::Resumed(peer) => info!("tunnel resumed peer={peer}"),
             Event::Notice(notice) => words::tell(notice, self.device.kind(), &mut self.faults, now),
         }

@@ -73,6 +73,8 @@ pub enum Event {
     },
     /// An interrupted link goes on.
     Resumed(SocketAddr),
+    /// A handshake of a secure link is complete: messages go out by its session from now on.
+    Renewed,
     /// Something that the administrator should know.
     Notice(Notice),
 }

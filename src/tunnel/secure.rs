@@ -484,6 +484,7 @@ impl Secure {
         }
         self.next.clear();
         self.attempt = None;
+        self.events.push_back(Event::Renewed);
         self.remember_instance(terms.instance, now);
         self.gate.trust(info.peer.ip());
         if info.reliable {
