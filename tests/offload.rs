@@ -13,6 +13,7 @@ use common::inspect::{Link, Relay, Rule, Side};
 use common::lab::{Background, LOCAL, LOCAL6, Lab, Ns, PYTHON, REMOTE, REMOTE6, wire};
 use common::line;
 use common::peer::PORT;
+use common::secure::Protection;
 use common::stat;
 use common::traffic::{DATAGRAMS, Responder, STREAMS, assert_undamaged, counter};
 use common::wait::DEADLINE;
@@ -50,6 +51,7 @@ enum Offload {
 use Family::{V4, V6};
 use Kind::{Tap, Tun};
 use Offload::{Off, On};
+use Protection::{KeyPairs, Plain, Secret};
 use Transport::{Tcp, Udp};
 
 macro_rules! rows {
@@ -109,6 +111,74 @@ fn carries(lab: &Lab, transport: Transport, kind: Kind, family: Family, [near, f
     };
     Responder::new(&lab.remote).exchange(&lab.local, address, &format!("{STREAMS} {DATAGRAMS}"));
     tunnel.assert_clean(lab);
+}
+
+macro_rules! secure_rows {
+    ($($row:ident: $protection:ident $transport:ident $kind:ident over $outer:ident, $near:ident to $far:ident;)*) => {
+        mod secure {
+            use super::*;
+
+            $(
+                #[test]
+                fn $row() {
+                    carries_sealed($protection, $transport, $kind, $outer, [$near, $far]);
+                }
+            )*
+        }
+    };
+}
+
+// Every pair of values occurs.
+secure_rows! {
+    tcp_tun_with_offload_on_both_ends: Secret Tcp Tun over V4, On to On;
+    tcp_tun_with_offload_on_the_client_only: KeyPairs Tcp Tun over V6, On to Off;
+    tcp_tun_with_offload_on_the_server_only: Secret Tcp Tun over V6, Off to On;
+    tcp_tun_with_offload_on_neither_end: KeyPairs Tcp Tun over V4, Off to Off;
+    tcp_tap_with_offload_on_both_ends: KeyPairs Tcp Tap over V6, On to On;
+    tcp_tap_with_offload_on_the_client_only: Secret Tcp Tap over V4, On to Off;
+    tcp_tap_with_offload_on_the_server_only: KeyPairs Tcp Tap over V4, Off to On;
+    tcp_tap_with_offload_on_neither_end: Secret Tcp Tap over V6, Off to Off;
+    udp_tun_with_offload_on_both_ends: KeyPairs Udp Tun over V6, On to On;
+    udp_tun_with_offload_on_the_client_only: Secret Udp Tun over V4, On to Off;
+    udp_tun_with_offload_on_the_server_only: KeyPairs Udp Tun over V4, Off to On;
+    udp_tun_with_offload_on_neither_end: Secret Udp Tun over V6, Off to Off;
+    udp_tap_with_offload_on_both_ends: Secret Udp Tap over V4, On to On;
+    udp_tap_with_offload_on_the_client_only: KeyPairs Udp Tap over V6, On to Off;
+    udp_tap_with_offload_on_the_server_only: Secret Udp Tap over V6, Off to On;
+    udp_tap_with_offload_on_neither_end: KeyPairs Udp Tap over V4, Off to Off;
+}
+
+/// A packet of any device in these tests is not longer, in bytes; the average of many is, if super-packets crossed whole.
+const LONGEST: u64 = 1514;
+
+/// Over TCP an offloading device's super-packets cross whole, whatever the other end's device is; it cuts them if need be.
+#[track_caller]
+fn carries_sealed(protection: Protection, transport: Transport, kind: Kind, outer: Family, [near, far]: [Offload; 2]) {
+    let lab = Lab::with_wire_offloads();
+    let ends = match outer {
+        V4 => (LOCAL, REMOTE),
+        V6 => (LOCAL6, REMOTE6),
+    };
+    let tunnel = Tunnel::protected(&lab, protection, ends, transport, kind, near.flag(), far.flag());
+    for end in [&tunnel.client, &tunnel.server] {
+        let session = end.wait_for(line::SESSION);
+        assert_eq!(session.contains("super-packets=whole"), transport == Tcp, "{session}");
+    }
+    let responder = Responder::new(&lab.remote);
+    for address in [FAR, FAR6] {
+        responder.exchange(&lab.local, address, &format!("{STREAMS} {DATAGRAMS}"));
+    }
+    tunnel.assert_clean(&lab);
+    let (client, server) = (tunnel.client.statistics(), tunnel.server.statistics());
+    for (end, sent, offload) in [("client", &client, near), ("server", &server, far)] {
+        let average = sent.get(stat::NETWORK_TX_BYTES) / sent.get(stat::NETWORK_TX_PACKETS);
+        let whole = transport == Tcp && matches!(offload, On);
+        assert_eq!(average > LONGEST, whole, "the {end}'s packets have {average} bytes: {sent:?}");
+    }
+    for end in [&client, &server] {
+        assert_eq!(end.get(stat::HANDSHAKES), 1, "{end:?}");
+        assert_eq!(end.get(stat::DROP_BAD_SUPER), 0, "{end:?}");
+    }
 }
 
 #[test]
@@ -682,14 +752,28 @@ impl Tunnel {
         near: &str,
         far: &str,
     ) -> Self {
+        Self::protected(lab, Plain, (local, remote), transport, kind, near, far)
+    }
+
+    #[track_caller]
+    fn protected(
+        lab: &Lab,
+        protection: Protection,
+        (local, remote): (&str, &str),
+        transport: Transport,
+        kind: Kind,
+        near: &str,
+        far: &str,
+    ) -> Self {
         let flags = format!("{} {}", transport.flag(), kind.flag());
-        let server = server(
-            &lab.remote,
-            &format!("-i t2 -s --bind {remote} {flags} --address {FAR}/24 --address {FAR6}/64 {far}"),
-        );
+        let ends = protection.ends();
+        let addresses = format!("--address {FAR}/24 --address {FAR6}/64");
+        let server =
+            server(&lab.remote, &format!("-i t2 -s --bind {remote} {flags} {addresses} {} {far}", ends.server));
+        let addresses = format!("--address {NEAR}/24 --address {NEAR6}/64");
         let client = simpletun(
             &lab.local,
-            &format!("-i t1 -c {remote} --bind {local} {flags} --address {NEAR}/24 --address {NEAR6}/64 {near}"),
+            &format!("-i t1 -c {remote} --bind {local} {flags} {addresses} {} {near}", ends.client),
         );
         client.wait_for(line::DEVICE);
         lab.local.ping_until_answered(FAR, DEADLINE);

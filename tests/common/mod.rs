@@ -42,6 +42,8 @@ pub mod stat {
     pub const DEVICE_TX_PACKETS: &str = "device-tx-packets";
     pub const NETWORK_RX_PACKETS: &str = "network-rx-packets";
     pub const NETWORK_TX_PACKETS: &str = "network-tx-packets";
+    pub const NETWORK_TX_BYTES: &str = "network-tx-bytes";
+    pub const DROP_BAD_SUPER: &str = "drop-bad-super";
     pub const DROP_INVALID: &str = "drop-invalid";
     pub const DROP_DEVICE_DOWN: &str = "drop-device-down";
 }
