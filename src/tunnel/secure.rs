@@ -35,7 +35,7 @@ const MAX_PREVIOUS: usize = 2;
 
 /// Sessions of a responder that wait for their confirmation: as many as the initiator has INITs under way, for when the
 /// round trip is longer than its patience, it confirms the first that was answered.
-const MAX_NEXT: usize = 3;
+const MAX_NEXT: usize = 5;
 
 /// Wait before a handshake after the peer has said goodbye.
 const AFTER_GOODBYE: Duration = Duration::from_secs(1);
@@ -232,6 +232,9 @@ impl Secure {
         if !self.current.as_ref().is_some_and(|session| !session.is_spent() && now < session.ends_at()) {
             self.hurry(now);
             return None;
+        }
+        if self.attempt.is_some() {
+            self.hurry(now);
         }
         Some(packet_len + OVERHEAD).filter(|len| *len <= link.info.max_message)
     }

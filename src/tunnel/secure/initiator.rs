@@ -16,7 +16,7 @@ use crate::tunnel::{Notice, Path, PathInfo, Refused, Rejection, Transmit};
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const CAP: Duration = Duration::from_secs(5);
 /// The cap while there are packets to send.
-const HURRIED_CAP: Duration = Duration::from_secs(1);
+const HURRIED_CAP: Duration = Duration::from_millis(750);
 
 /// Time for a handshake on a new connection, and between two on a connection that stands.
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(5);
 const GIVING_WAY: Duration = Duration::from_secs(5);
 
 /// INITs that an answer is accepted to.
-const MAX_OUTSTANDING: usize = 3;
+const MAX_OUTSTANDING: usize = 5;
 
 /// Time without an answer after which that is worth a word.
 const NO_ANSWER_AFTER: Duration = Duration::from_secs(10);
@@ -115,8 +115,11 @@ impl Secure {
         }
     }
 
-    /// There are packets to send: an answer is wanted soon.
+    /// There are packets to send: an answer is wanted soon. What a reliable path has taken is not repeated for that.
     pub(super) fn hurry(&mut self, now: Instant) {
+        if self.link.is_some_and(|link| link.info.reliable) {
+            return;
+        }
         if let Some(attempt) = self.attempt.as_mut().filter(|attempt| !attempt.refused && !attempt.gave_way) {
             attempt.next_at = attempt.next_at.min(now + HURRIED_CAP);
             attempt.wait = attempt.wait.min(HURRIED_CAP);
