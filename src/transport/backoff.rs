@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 const FIRST: Duration = Duration::from_millis(100);
-const CAP: Duration = Duration::from_secs(1);
+/// With its spread less than a second, so that a peer that is back is found within one.
+const CAP: Duration = Duration::from_millis(750);
 /// Cap once [`PATIENCE`] has passed without success.
 const LATE_CAP: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -11,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A connection that lasted this long, or on which something was received, counts as a success.
 pub const SUCCESS_AFTER: Duration = Duration::from_secs(10);
 
-/// Doubling waits from 100 ms up to one second; up to five once two minutes have passed without success.
+/// Doubling waits from 100 ms up to 750 ms; up to five seconds once two minutes have passed without success.
 #[derive(Debug, Default)]
 pub struct Backoff {
     failures: u32,
@@ -40,11 +41,11 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a starting point for virtual time")]
-    fn waits_double_to_a_second_and_later_to_five() {
+    fn waits_double_to_less_than_a_second_and_later_to_five() {
         let start = Instant::now();
         let mut backoff = Backoff::default();
         let waits: Vec<u128> = (0..6).map(|_| backoff.next(start, 0.5).as_millis()).collect();
-        assert_eq!(waits, [100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(waits, [100, 200, 400, 750, 750, 750]);
         let late = start + PATIENCE;
         assert_eq!(backoff.next(late, 0.5).as_millis(), 5000);
         assert_eq!(backoff.next(late, 0.0).as_millis(), 4000);
