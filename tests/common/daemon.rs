@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -167,14 +168,19 @@ impl Daemon {
     /// The exit code, once the log is complete; a death by signal counts as 128 + its number, as in a shell.
     #[track_caller]
     pub fn wait_exit(&mut self) -> i32 {
-        let status = exit_of(&mut self.child, DEADLINE, &self.label);
+        let status = self.wait_status();
         let mut lines = self.log.lock();
         let end = Instant::now() + DEADLINE;
         while !lines.ended && Instant::now() < end {
             lines = self.log.changed.wait_timeout(lines, DEADLINE).expect("log lock").0;
         }
-        use std::os::unix::process::ExitStatusExt;
         status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    }
+
+    /// How it has ended, as the kernel tells its parent.
+    #[track_caller]
+    pub fn wait_status(&mut self) -> ExitStatus {
+        exit_of(&mut self.child, DEADLINE, &self.label)
     }
 
     /// A clean end: SIGTERM and exit code 0.
