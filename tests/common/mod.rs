@@ -7,6 +7,7 @@
 pub mod daemon;
 pub mod forge;
 pub mod inspect;
+pub mod known_keys;
 pub mod lab;
 pub mod net;
 pub mod peer;
@@ -46,4 +47,16 @@ pub mod stat {
     pub const DROP_BAD_SUPER: &str = "drop-bad-super";
     pub const DROP_INVALID: &str = "drop-invalid";
     pub const DROP_DEVICE_DOWN: &str = "drop-device-down";
+    pub const DROP_NOT_A_MESSAGE: &str = "drop-not-a-message";
+    pub const DROP_BAD_HANDSHAKE: &str = "drop-bad-handshake";
+    pub const DROP_HANDSHAKE_REPLAYED: &str = "drop-handshake-replayed";
+    pub const DROP_HANDSHAKE_REFUSED: &str = "drop-handshake-refused";
+    pub const DROP_UNKNOWN_SESSION: &str = "drop-unknown-session";
+    pub const DROP_REPLAYED: &str = "drop-replayed";
+    pub const DROP_NOT_AUTHENTIC: &str = "drop-not-authentic";
+    pub const DROP_BAD_SUPER: &str = "drop-bad-super";
+    /// Times that the tunnel came up.
+    pub const UPS: &str = "ups";
+    /// Connections that were closed before they had authenticated themselves.
+    pub const LINK_STRANGERS: &str = "link-strangers";
 }
