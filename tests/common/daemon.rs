@@ -209,6 +209,11 @@ impl Daemon {
         }
     }
 
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("process runs").count()
+    }
+
     /// Asks for the statistics and reads all `key=value` pairs of the answer.
     #[track_caller]
     pub fn statistics(&self) -> Statistics {

@@ -1,9 +1,13 @@
-//! Keys for secure links as each program is given them: the daemon at the far end, its peer, and somebody else.
+//! Secure links of two daemons, and keys as each program is given them: the daemon at the far end, its peer, and
+//! somebody else.
 
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 
+use super::daemon::{Daemon, server, simpletun};
+use super::lab::{Lab, REMOTE};
+use super::line;
 use super::secure_peer::{PeerKeys, Wire};
 
 /// The texts of keys whose bytes count upwards.
@@ -100,6 +104,31 @@ impl Suite {
             Self::Secret => PeerKeys::secret(&name("secret"), secret),
         }
     }
+}
+
+/// The addresses inside the tunnel of [`link`].
+pub const NEAR_INSIDE: &str = "192.168.0.1";
+pub const FAR_INSIDE: &str = "192.168.0.2";
+
+/// A link of two daemons that is up: `tun3` at the remote end, which listens, and `tun1` at the local one.
+#[track_caller]
+pub fn link(lab: &Lab, wire: Wire, suite: Suite) -> (Daemon, Daemon) {
+    let far = listening(lab, wire, suite);
+    let near = connecting(lab, wire, suite);
+    near.wait_for(line::UP);
+    far.wait_for(line::UP);
+    (far, near)
+}
+
+/// The remote end of [`link`].
+#[track_caller]
+pub fn listening(lab: &Lab, wire: Wire, suite: Suite) -> Daemon {
+    server(&lab.remote, &format!("-i tun3 -s --address {FAR_INSIDE}/24 {} {}", wire.option(), suite.far()))
+}
+
+/// The local end of [`link`].
+pub fn connecting(lab: &Lab, wire: Wire, suite: Suite) -> Daemon {
+    simpletun(&lab.local, &format!("-i tun1 -c {REMOTE} --address {NEAR_INSIDE}/24 {} {}", wire.option(), suite.near()))
 }
 
 impl Wire {

@@ -30,6 +30,10 @@ pub mod line {
     pub const MOVED: &str = "peer moved";
     /// A secure link says how its messages are sealed, and whether super-packets cross whole.
     pub const SESSION: &str = "secure session";
+    /// Somebody has other keys.
+    pub const WRONG_KEY: &str = "was made with another secret or other keys";
+    /// A server over TCP did not like us.
+    pub const CLOSED_UNANSWERED: &str = "closed the connection without an answer";
     /// What the device's offload can do, or that it is off.
     pub const OFFLOAD: &str = "offload ";
     /// Asked for with USR2; `key=value` pairs follow.
@@ -44,7 +48,6 @@ pub mod stat {
     pub const NETWORK_RX_PACKETS: &str = "network-rx-packets";
     pub const NETWORK_TX_PACKETS: &str = "network-tx-packets";
     pub const NETWORK_TX_BYTES: &str = "network-tx-bytes";
-    pub const DROP_BAD_SUPER: &str = "drop-bad-super";
     pub const DROP_INVALID: &str = "drop-invalid";
     pub const DROP_DEVICE_DOWN: &str = "drop-device-down";
     pub const DROP_NOT_A_MESSAGE: &str = "drop-not-a-message";

@@ -1,8 +1,9 @@
 //! Traffic that proves that a tunnel carries.
 
 use std::fs;
+use std::io::Read;
 use std::net::IpAddr;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 
 use super::lab::Ns;
 use super::wait::succeed;
@@ -37,6 +38,48 @@ pub fn transfer(from: &Ns, to: &Ns, address: &str, bytes: usize) {
     succeed(sender.wait_with_output().expect("socat ends"), format_args!("sending to {address}"));
     assert_eq!(received.stdout.len(), payload.len(), "{}", String::from_utf8_lossy(&received.stderr));
     assert!(received.stdout == payload, "the bytes that arrived at {address} differ");
+}
+
+/// Pings in the background, twenty a second.
+pub struct Pinging(Child);
+
+impl Pinging {
+    #[track_caller]
+    pub fn start(from: &Ns, address: &str) -> Self {
+        let mut command = from.command("ping");
+        command.args(["-n", "-q", "-i", "0.05", address]).stdin(Stdio::null()).stdout(Stdio::piped());
+        Self(command.spawn().unwrap_or_else(|e| panic!("ping {address}: {e}")))
+    }
+
+    /// Ends it; every request but one that was under way has to have been answered. Their number.
+    #[track_caller]
+    pub fn end(mut self) -> u64 {
+        let (sent, answered) = self.count();
+        assert!(sent > 0 && sent - answered <= 1, "{answered} of {sent} pings were answered");
+        sent
+    }
+
+    /// Ends it; how many requests were sent and how many answered.
+    #[track_caller]
+    pub fn count(&mut self) -> (u64, u64) {
+        let status = Command::new("kill").args(["-s", "INT", &self.0.id().to_string()]).status().expect("run kill");
+        assert!(status.success(), "ping takes SIGINT");
+        let mut summary = String::new();
+        let mut stdout = self.0.stdout.take().expect("stdout is piped");
+        stdout.read_to_string(&mut summary).expect("ping says how it went");
+        let number = |word: &str| {
+            let before = summary.split(word).next().and_then(|text| text.split_whitespace().last());
+            before.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{word:?} in {summary:?}"))
+        };
+        (number(" packets transmitted"), number(" received"))
+    }
+}
+
+impl Drop for Pinging {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Bytes without a pattern, the same in every run.

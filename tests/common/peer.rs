@@ -98,6 +98,11 @@ impl Wire {
         panic!("no reply to echo request {sequence}");
     }
 
+    /// What was received and not taken, whole frames or not.
+    pub fn rest(&self) -> &[u8] {
+        &self.rest
+    }
+
     /// True if a whole frame was received and not taken.
     pub fn has_frame(&mut self) -> bool {
         self.take_frame().is_some()
@@ -138,6 +143,10 @@ impl Datagrams {
     #[track_caller]
     pub fn bind(address: &str) -> Self {
         Self { socket: UdpSocket::bind(address).unwrap_or_else(|e| panic!("bind {address}: {e}")) }
+    }
+
+    pub fn address(&self) -> String {
+        self.socket.local_addr().expect("a bound socket").to_string()
     }
 
     #[track_caller]
