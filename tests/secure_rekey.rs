@@ -1,5 +1,7 @@
 //! New keys while packets flow: a thousand handshakes lose nothing, repeat nothing, and change no order.
 
+#![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
+
 mod common;
 
 use std::time::{Duration, Instant};
