@@ -1,7 +1,7 @@
 //! A secure link: sessions under keys that only the two ends have (`docs/PROTOCOL.md`, "Secure links").
 //!
 //! Pure: bytes, paths and `now` in; events and messages out; chance comes through [`Randomness`]. Here are the sessions and
-//! what comes through them; [`initiator`] begins handshakes and reads their answers, [`responder`] answers them.
+//! what comes through them; `initiator` begins handshakes and reads their answers, `responder` answers them.
 //!
 //! Three rules hold everywhere: nothing is sent, and no state but limits and counters changes, because of a message that
 //! is not authentic; a handshake replaces something only when its session is confirmed; and whatever costs more than
