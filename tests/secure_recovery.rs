@@ -40,6 +40,7 @@ over_both! {
     a_client_that_is_killed_again_and_again_is_served_each_time
     a_server_that_is_killed_again_and_again_is_found_each_time
     two_ends_that_are_killed_again_and_again_meet_each_time
+    a_connection_inside_survives_the_death_of_either_end
     a_client_that_hangs_is_said_to_be_down_and_comes_back
     a_server_that_hangs_is_said_to_be_down_and_comes_back
     a_black_hole_towards_the_client_is_noticed_there
@@ -116,7 +117,6 @@ fn two_ends_that_are_killed_again_and_again_meet_each_time(transport: &str) {
 #[track_caller]
 fn killed(victim: Victim, transport: &str) {
     let mut link = Link::new(Protection::KeyPairs, transport);
-    let stream = Stream::new(&link.lab.local, FAR);
     let pulse = Pulse::new(FAR, Duration::from_millis(2));
     pulse.begins();
     let mut times = Vec::new();
@@ -141,8 +141,23 @@ fn killed(victim: Victim, transport: &str) {
     let (middle, longest) = (times[times.len() / 2], times[times.len() - 1]);
     eprintln!("{victim:?} {transport}: p50 {middle:.0?}, longest {longest:.0?} of {times:.0?}");
     assert!(longest < SOON, "{times:?}");
-    // The connection inside has lost nothing.
-    stream.goes_on(DEADLINE);
+    drop(link.responder);
+}
+
+/// Under load, and with time between the deaths for the connection inside to find out that it can go on.
+fn a_connection_inside_survives_the_death_of_either_end(transport: &str) {
+    let mut link = Link::new(Protection::Secret, transport);
+    let stream = Stream::new(&link.lab.local, FAR);
+    for victim in [Victim::Client, Victim::Server] {
+        if victim == Victim::Client {
+            link.client.kill();
+            link.start_client();
+        } else {
+            link.server.kill();
+            link.start_server();
+        }
+        stream.goes_on(DEADLINE);
+    }
     stream.finish();
     drop(link.responder);
 }
