@@ -151,14 +151,22 @@ impl TcpGate {
         stranger.connection.close();
     }
 
-    /// Ends the connections that have ended by themselves.
-    fn reap(&mut self) {
+    /// Ends the connections that have ended by themselves, or have to.
+    fn reap(&mut self, now: Instant) {
         if let Some(reason) = self.live.as_ref().and_then(|connection| connection.ended())
             && let Some(connection) = self.live.take()
         {
             self.events.push_back(LinkEvent::Down { path: connection.path(), reason, retry: None });
         }
         while let Some((_, stranger)) = self.pending.take(Stranger::is_at_end) {
+            if stranger.has_offended {
+                let text = format_args!(
+                    "The end at {} does not begin as this link does: it is plain, or one end has a secret and the \
+                     other keys; give both ends the same secret (--secret-file) or keys",
+                    stranger.connection.info().peer
+                );
+                self.faults.note(now, "not-secure", text);
+            }
             let reason = stranger.connection.ended().unwrap_or(DownReason::Closed);
             self.dismiss(stranger, reason);
         }
@@ -178,11 +186,11 @@ impl Transport for TcpGate {
         if let Some(connection) = self.live.as_mut().filter(|live| token_of(live.path()) == token) {
             connection.handle_event(event);
             connection.flush();
-            self.reap();
+            self.reap(now);
         } else if let Some(stranger) = self.pending.find(|stranger| token_of(stranger.connection.path()) == token) {
             stranger.connection.handle_event(event);
             stranger.connection.flush();
-            self.reap();
+            self.reap(now);
         }
     }
 
@@ -223,7 +231,7 @@ impl Transport for TcpGate {
         self.live.as_mut().is_some_and(|connection| connection.send_with(len, fill))
     }
 
-    fn send_to(&mut self, path: Path, message: &[u8], _now: Instant) -> bool {
+    fn send_to(&mut self, path: Path, message: &[u8], now: Instant) -> bool {
         let taken = if let Some(live) = self.live_mut(path) {
             live.send(message)
         } else {
@@ -231,14 +239,14 @@ impl Transport for TcpGate {
             stranger.is_some_and(|stranger| stranger.answer(message))
         };
         self.counters.send_errors += u64::from(!taken);
-        self.reap();
+        self.reap(now);
         taken
     }
 
-    fn flush(&mut self, _now: Instant) {
+    fn flush(&mut self, now: Instant) {
         if let Some(connection) = &mut self.live {
             connection.flush();
-            self.reap();
+            self.reap(now);
         }
     }
 
@@ -265,8 +273,8 @@ impl Transport for TcpGate {
         }
     }
 
-    fn finish_receive(&mut self, _accepted: usize, _now: Instant) {
-        self.reap();
+    fn finish_receive(&mut self, _accepted: usize, now: Instant) {
+        self.reap(now);
     }
 
     fn poll_link(&mut self) -> Option<LinkEvent> {

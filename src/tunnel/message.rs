@@ -413,6 +413,14 @@ impl Control {
     }
 }
 
+/// True if this has the form of the first message of a secure link, of whichever suite. As an IP packet its version would
+/// be 15, which does not exist.
+pub fn looks_secure(message: &[u8]) -> bool {
+    [Suite::Keys, Suite::Secret]
+        .into_iter()
+        .any(|suite| message.len() == suite.init_len() && message.starts_with(&[INIT, VERSION, suite as u8, 0]))
+}
+
 /// True if this is what a plain link of this kind would carry: somebody has forgotten to make that end secure. A guess
 /// for the log alone.
 pub fn looks_plain(kind: LinkLayer, message: &[u8]) -> bool {

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::message::{INIT, Suite, VERSION};
+use super::message::looks_secure;
 use super::{Event, Path, PathInfo, Refused, Rejection, is_packet};
 use crate::config::LinkLayer;
 
@@ -87,7 +87,7 @@ impl Plain {
     /// Why the message is dropped.
     pub fn open<'a>(&mut self, path: Path, message: &'a mut [u8], now: Instant) -> Result<&'a mut [u8], Refused> {
         let Some(live) = self.live.as_mut().filter(|live| live.path == path) else { return Err(Refused::NotLive) };
-        if !live.has_spoken && is_secure_init(message) {
+        if !live.has_spoken && looks_secure(message) {
             let path = live.path;
             self.end_live(Some(Rejection::WantsSecure), now);
             self.events.push_back(Event::PathRejected(path, Rejection::WantsSecure));
@@ -232,13 +232,6 @@ impl Plain {
             self.events.push_back(Event::Down { idle, peer: live.info.peer, why });
         }
     }
-}
-
-/// The first message of a secure link. As an IP packet its version would be 15, which does not exist.
-fn is_secure_init(message: &[u8]) -> bool {
-    [Suite::Keys, Suite::Secret]
-        .into_iter()
-        .any(|suite| message.len() == suite.init_len() && message.starts_with(&[INIT, VERSION, suite as u8, 0]))
 }
 
 #[cfg(test)]

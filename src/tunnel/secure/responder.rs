@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::{MAX_NEXT, Secure, Side};
 use crate::tunnel::crypto::{Aead, KEY_LEN, MAC_LEN};
 use crate::tunnel::handshake::{self, Invitation};
-use crate::tunnel::message::{Answer, FEATURE_AES, FEATURE_AES_ONLY, Instance, Offer, Status, Timestamp};
+use crate::tunnel::message::{Answer, FEATURE_AES, FEATURE_AES_ONLY, Instance, Offer, Status, Timestamp, looks_secure};
 use crate::tunnel::session::{Begun, Session, Terms};
 use crate::tunnel::{Notice, Path, PathInfo, Refused, Transmit};
 
@@ -34,6 +34,10 @@ impl Secure {
         now: Instant,
     ) -> Result<(), Refused> {
         if !self.identities.first().is_some_and(|identity| handshake::is_init(identity, message)) {
+            // Of the other suite: one end has a secret and the other keys.
+            if looks_secure(message) {
+                self.notice(Notice::WrongKey(info.peer), now);
+            }
             return Err(Refused::NotAMessage);
         }
         let Some(index) = self.identities.iter().position(|identity| identity.incoming().verifies(message)) else {
