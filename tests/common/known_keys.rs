@@ -74,17 +74,22 @@ impl Suite {
 
     /// As [`Suite::near`], for the second implementation.
     pub fn near_peer(self) -> PeerKeys {
-        self.peer("near-peer", NEAR.0, SECRET, PSK)
+        self.peer("near-peer", (NEAR.0, FAR.1), SECRET, PSK)
+    }
+
+    /// As [`Suite::far`], for the second implementation.
+    pub fn far_peer(self) -> PeerKeys {
+        self.peer("far-peer", (FAR.0, NEAR.1), SECRET, PSK)
     }
 
     /// As [`Suite::stranger`], for the second implementation.
     pub fn stranger_peer(self) -> PeerKeys {
-        self.peer("stranger-peer", STRANGER.0, OTHER_SECRET, PSK)
+        self.peer("stranger-peer", (STRANGER.0, FAR.1), OTHER_SECRET, PSK)
     }
 
     /// The right key pair, and of the shared keys a wrong one.
     pub fn half_right_peer(self) -> PeerKeys {
-        self.peer("half-right-peer", NEAR.0, OTHER_SECRET, OTHER_PSK)
+        self.peer("half-right-peer", (NEAR.0, FAR.1), OTHER_SECRET, OTHER_PSK)
     }
 
     fn options(self, owner: &str, private: &str, peer: &str, secret: &str, psk: &str) -> String {
@@ -96,11 +101,11 @@ impl Suite {
         }
     }
 
-    fn peer(self, owner: &str, private: &str, secret: &str, psk: &str) -> PeerKeys {
+    fn peer(self, owner: &str, (private, public): Pair, secret: &str, psk: &str) -> PeerKeys {
         let name = |what| format!("/run/{owner}.{what}");
         match self {
-            Self::Pairs => PeerKeys::pair(&name("private"), private, FAR.1),
-            Self::PairsWithPsk => PeerKeys::pair(&name("private"), private, FAR.1).with_psk(&name("psk"), psk),
+            Self::Pairs => PeerKeys::pair(&name("private"), private, public),
+            Self::PairsWithPsk => PeerKeys::pair(&name("private"), private, public).with_psk(&name("psk"), psk),
             Self::Secret => PeerKeys::secret(&name("secret"), secret),
         }
     }
