@@ -51,11 +51,11 @@ impl Pinging {
         Self(command.spawn().unwrap_or_else(|e| panic!("ping {address}: {e}")))
     }
 
-    /// Ends it; every request but one that was under way has to have been answered. Their number.
+    /// Ends it; every request has to have been answered but those that were under way. Their number.
     #[track_caller]
     pub fn end(mut self) -> u64 {
         let (sent, answered) = self.count();
-        assert!(sent > 0 && sent - answered <= 1, "{answered} of {sent} pings were answered");
+        assert!(sent > 0 && sent - answered <= 2, "{answered} of {sent} pings were answered");
         sent
     }
 
