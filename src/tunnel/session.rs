@@ -123,6 +123,12 @@ impl Session {
         }
     }
 
+    /// Lowers the limits, for tests of ends that disagree about them.
+    #[cfg(test)]
+    pub(super) fn restrict(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// The index by which the peer addresses it.
     pub fn local(&self) -> u32 {
         self.local

@@ -4,6 +4,8 @@ use super::*;
 use crate::tunnel::keys::{PrivateKey, PublicKey, SharedSecret};
 use crate::tunnel::message::Suite;
 
+mod checks;
+
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
