@@ -7,9 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::daemon::Daemon;
+use common::known_keys::{FAR_INSIDE, NEAR_INSIDE, Suite, link};
 use common::lab::Lab;
 use common::net::Pinging;
-use common::secure::{FAR_INSIDE, NEAR_INSIDE, Suite, link};
 use common::secure_peer::Wire;
 use common::wait::{DEADLINE, succeed};
 use common::{line, stat};

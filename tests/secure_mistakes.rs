@@ -9,8 +9,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::daemon::{Daemon, Mark, server, simpletun};
-use common::lab::{Background, LOCAL, Lab, Ns, REMOTE};
 use common::known_keys::Suite;
+use common::lab::{Background, LOCAL, Lab, Ns, REMOTE};
 use common::secure_peer::{SecurePeer, Wire};
 use common::{line, stat};
 use serde_json::json;

@@ -37,6 +37,9 @@ const MAX_PREVIOUS: usize = 2;
 /// round trip is longer than its patience, it confirms the first that was answered.
 const MAX_NEXT: usize = 5;
 
+/// Time for the confirmation of a session.
+const CONFIRMATION_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Wait before a handshake after the peer has said goodbye.
 const AFTER_GOODBYE: Duration = Duration::from_secs(1);
 /// The same if it has said that it begins anew.
@@ -134,9 +137,10 @@ pub struct Secure {
     identities: Vec<Identity>,
     /// The greatest timestamp seen from the peer, for each identity.
     greatest_seen: Vec<Timestamp>,
-    /// The identity of the next INIT: the one that was answered last, and without an answer the others in turn, over all
-    /// attempts, since a connection has one INIT only.
-    next_identity: usize,
+    /// The identity that was of use last.
+    preferred: usize,
+    /// INITs since then, over all attempts: a connection has one only.
+    unanswered: usize,
     random: Box<dyn Randomness>,
     instance: Instance,
     /// The wall clock's time at the moment `started_at`.
@@ -192,7 +196,8 @@ impl Secure {
             greatest_seen: vec![Timestamp::default(); identities.len()],
             settings,
             identities,
-            next_identity: 0,
+            preferred: 0,
+            unanswered: 0,
             random,
             instance,
             started_wall: wall,
@@ -229,12 +234,10 @@ impl Secure {
     /// Length of the message that carries a packet of this length; see [`super::Tunnel::message_len`].
     pub fn message_len(&mut self, packet_len: usize, now: Instant) -> Option<usize> {
         let link = self.link?;
+        // Also with a session: the peer may have lost it.
+        self.hurry(now);
         if !self.current.as_ref().is_some_and(|session| !session.is_spent() && now < session.ends_at()) {
-            self.hurry(now);
             return None;
-        }
-        if self.attempt.is_some() {
-            self.hurry(now);
         }
         Some(packet_len + OVERHEAD).filter(|len| *len <= link.info.max_message)
     }
@@ -313,8 +316,10 @@ impl Secure {
         let (kind, flags) = (message[0], u16::from_be_bytes([message[2], message[3]]));
         let (plain, newest) = session.open(message, now)?;
         match slot {
+            // The peer may be about to change to one that was made after this.
             Slot::Next(index) => {
-                if let Some(session) = self.next.remove(index) {
+                let confirmed = self.next.drain(..=index).next_back();
+                if let Some(session) = confirmed {
                     self.complete(session, path, info, now);
                 }
             }
@@ -405,12 +410,7 @@ impl Secure {
         let attempt = self.attempt.as_ref().map(Attempt::next_at);
         let sessions = self.current.iter().chain(&self.next).chain(&self.previous);
         let end = sessions.map(Session::ends_at).min();
-        let rekey = match &self.current {
-            Some(session) if self.attempt.is_none() && self.link.is_some() => {
-                Some(if session.is_worn() { self.started_at } else { session.rekey_at() })
-            }
-            _ => None,
-        };
+        let rekey = self.rekey_at().filter(|_| self.attempt.is_none());
         let liveness = self.liveness.as_ref().filter(|_| self.up).and_then(Liveness::deadline);
         [attempt, end, rekey, liveness].into_iter().flatten().min()
     }
@@ -426,13 +426,18 @@ impl Secure {
         {
             self.handle_due(due, now);
         }
-        if self.link.is_some()
-            && let Some(session) = &self.current
-            && (session.rekey_at() <= now || session.is_worn())
-        {
+        if self.rekey_at().is_some_and(|at| at <= now) {
             self.begin(Reason::Rekey, now);
         }
         self.continue_attempt(now);
+    }
+
+    /// When a handshake is begun because the session is old or worn: not while the peer's own, which was answered a
+    /// moment ago, may still come to its end.
+    fn rekey_at(&self) -> Option<Instant> {
+        let session = self.current.as_ref().filter(|_| self.link.is_some())?;
+        let at = if session.is_worn() { self.started_at } else { session.rekey_at() };
+        Some(self.next.iter().map(|next| next.begun_at() + CONFIRMATION_PATIENCE).fold(at, Instant::max))
     }
 
     fn handle_due(&mut self, due: Due, now: Instant) {
@@ -485,9 +490,9 @@ impl Secure {
             self.previous.push_front(old);
             self.previous.truncate(MAX_PREVIOUS);
         }
-        self.next.clear();
         self.attempt = None;
         self.events.push_back(Event::Renewed);
+        self.unanswered = 0;
         self.remember_instance(terms.instance, now);
         self.gate.trust(info.peer.ip());
         if info.reliable {

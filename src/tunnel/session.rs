@@ -90,6 +90,7 @@ pub struct Session {
     limits: Limits,
     sent: Amount,
     received: Amount,
+    begun_at: Instant,
     rekey_at: Instant,
     ends_at: Instant,
 }
@@ -118,6 +119,7 @@ impl Session {
             limits,
             sent: Amount::default(),
             received: Amount::default(),
+            begun_at: now,
             rekey_at: now + rekey_after,
             ends_at: now + limits.ends_after,
         }
@@ -132,6 +134,11 @@ impl Session {
     /// The index by which the peer addresses it.
     pub fn local(&self) -> u32 {
         self.local
+    }
+
+    /// When its keys were made.
+    pub fn begun_at(&self) -> Instant {
+        self.begun_at
     }
 
     /// When it is to be replaced for its age.

@@ -117,10 +117,10 @@ impl Secure {
 
     /// There are packets to send: an answer is wanted soon. What a reliable path has taken is not repeated for that.
     pub(super) fn hurry(&mut self, now: Instant) {
-        if self.link.is_some_and(|link| link.info.reliable) {
-            return;
-        }
-        if let Some(attempt) = self.attempt.as_mut().filter(|attempt| !attempt.refused && !attempt.gave_way) {
+        // A connection loses nothing that would have to be repeated.
+        let may_be_lost = self.link.is_some_and(|link| !link.info.reliable);
+        let attempt = self.attempt.as_mut().filter(|attempt| !attempt.refused && !attempt.gave_way);
+        if let Some(attempt) = attempt.filter(|_| may_be_lost) {
             attempt.next_at = attempt.next_at.min(now + HURRIED_CAP);
             attempt.wait = attempt.wait.min(HURRIED_CAP);
         }
@@ -184,8 +184,10 @@ impl Secure {
         };
         let Some(attempt) = &mut self.attempt else { return };
         // In turn, so that an exchange of keys that has reached one end only does not keep the two apart.
-        let identity = self.next_identity;
-        self.next_identity = (identity + 1) % self.identities.len();
+        // Where a session stands on a connection, its own are right, and wrong ones would end the connection.
+        let turn = if info.reliable && self.current.is_some() { 0 } else { self.unanswered };
+        let identity = (self.preferred + turn) % self.identities.len();
+        self.unanswered += 1;
         let Some(initiation) = handshake::initiate(&self.identities[identity], ephemeral, index, offer) else { return };
         self.transmits.push_back(Transmit { path, message: initiation.message.clone() });
         if attempt.outstanding.len() >= MAX_OUTSTANDING {
@@ -231,7 +233,7 @@ impl Secure {
         }
         let answer = outstanding.initiation.read_resp(message).ok_or(Refused::BadHandshake)?;
         let Some(outstanding) = attempt.outstanding.remove(place) else { return Err(Refused::BadHandshake) };
-        self.next_identity = outstanding.identity;
+        (self.preferred, self.unanswered) = (outstanding.identity, 0);
         match answer.status {
             Some(Status::Ok) => self.conclude(outstanding, &answer, handshake::sender_index(message), path, info, now),
             status => {
@@ -270,6 +272,7 @@ impl Secure {
         let spread = MAX_SPREAD.min(self.settings.limits.rekey_after / 360).mul_f64(self.fraction());
         let session = Session::new((outstanding.index, remote), keys, terms, self.settings.limits, spread, now);
         self.compare_mtu(answer.mtu, now);
+        self.next.clear();
         self.complete(session, path, info, now);
         if let Some(liveness) = &mut self.liveness {
             liveness.measured(now.saturating_duration_since(outstanding.sent_at));

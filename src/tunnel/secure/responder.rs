@@ -160,7 +160,7 @@ impl Secure {
         }
         let limits = self.settings.limits;
         self.next.push_back(Session::new((index, remote), keys, terms, limits, Duration::ZERO, now));
-        self.next_identity = identity;
+        self.preferred = identity;
         self.give_way(now);
         self.transmits.push_back(Transmit { path, message });
         Ok(())

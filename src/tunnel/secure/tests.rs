@@ -843,6 +843,97 @@ fn on_connections_two_secrets_take_turns_until_one_is_answered() {
 }
 
 #[test]
+fn the_confirmation_of_a_session_leaves_one_that_was_made_after_it() {
+    let mut pair = Pair::new(false);
+    pair.connect();
+    let init = pair.client.out.remove(0).message;
+    assert_eq!(pair.server.open(PATH, &init, pair.now), Ok(()));
+    let resp = pair.server.out.remove(0).message;
+    assert_eq!(pair.client.open(PATH, &resp, pair.now), Ok(()));
+    // The confirmation is lost, and the client begins anew.
+    pair.client.out.clear();
+    pair.client.secure.begin(Reason::Rekey, pair.now);
+    pair.client.drain();
+    let init = pair.client.out.remove(0).message;
+    assert_eq!(pair.server.open(PATH, &init, pair.now), Ok(()));
+    let packet = [0x45; 40];
+    let first = pair.client.seal(&packet, pair.now).unwrap();
+    assert_eq!(pair.server.open(PATH, &first, pair.now), Ok(()));
+    let resp = pair.server.out.remove(0).message;
+    assert_eq!(pair.client.open(PATH, &resp, pair.now), Ok(()));
+    pair.client.out.clear();
+    let second = pair.client.seal(&packet, pair.now).unwrap();
+    assert_eq!(pair.server.open(PATH, &second, pair.now), Ok(()), "the newer one is confirmed, too");
+    pair.exchange();
+}
+
+#[test]
+fn offered_traffic_hurries_a_handshake_beside_a_session_and_not_on_a_connection() {
+    for (reliable, seconds) in [(false, 20), (true, 4)] {
+        let mut pair = if reliable { Pair::new(true) } else { Pair::established(false) };
+        let mut sent_at = Vec::new();
+        if reliable {
+            pair.connect();
+            pair.client.out.clear();
+        }
+        for _ in 0..seconds * 20 {
+            let _ = pair.client.seal(&[0x45; 40], pair.now);
+            pair.now += 50 * MS;
+            pair.client.secure.handle_timeout(pair.now);
+            pair.client.drain();
+            sent_at.extend(pair.client.out.drain(..).filter(|sent| sent.message[0] == INIT).map(|_| pair.now));
+        }
+        if reliable {
+            assert_eq!(sent_at, [], "a connection loses nothing");
+        } else {
+            let gap = sent_at.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+            assert!(gap <= 1300 * MS && sent_at.len() > 10, "{gap:?}");
+        }
+    }
+}
+
+#[test]
+fn a_session_that_is_used_up_says_nothing_at_all() {
+    let few = |settings: &mut Settings| settings.limits = Limits { messages: 4, ..Limits::default() };
+    let mut pair = Pair::with(true, few, |side| secret(7, side));
+    pair.connect();
+    pair.settle();
+    // With the confirmation, eight.
+    for _ in 0..7 {
+        assert!(pair.client.seal(&[0x45; 40], pair.now).is_some());
+    }
+    assert!(!pair.client.secure.has_session());
+    pair.server.secure.ping(pair.now);
+    pair.server.drain();
+    let ping = pair.server.out.remove(0).message;
+    assert_eq!(pair.client.open(PATH, &ping, pair.now), Ok(()));
+    pair.client.secure.close(CloseReason::Stops, pair.now);
+    pair.client.drain();
+    assert_eq!(pair.client.out, []);
+}
+
+#[test]
+fn an_end_that_has_answered_a_handshake_leaves_it_a_second_to_end() {
+    let mut pair = Pair::established(false);
+    pair.now += 130 * SECOND;
+    pair.client.secure.begin(Reason::Rekey, pair.now);
+    pair.client.drain();
+    let init = pair.client.out.remove(0).message;
+    pair.now += 10 * SECOND;
+    assert_eq!(pair.server.open(PATH, &init, pair.now), Ok(()));
+    pair.server.out.clear();
+    // That the client is silent would be another reason.
+    pair.server.secure.up = false;
+    let mut inits = |now| {
+        pair.server.secure.handle_timeout(now);
+        pair.server.drain();
+        pair.server.out.drain(..).filter(|sent| sent.message[0] == INIT).count()
+    };
+    assert_eq!(inits(pair.now + 999 * MS), 0);
+    assert_eq!(inits(pair.now + SECOND), 1);
+}
+
+#[test]
 fn pings_are_answered_and_never_by_something_longer() {
     let mut pair = Pair::established(false);
     pair.pass(3100 * MS, true);

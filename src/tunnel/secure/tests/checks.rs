@@ -159,11 +159,11 @@ fn an_answer_by_another_connection_is_none() {
 }
 
 #[test]
-fn the_three_newest_handshakes_may_be_confirmed() {
+fn the_five_newest_handshakes_may_be_confirmed() {
     let mut pair = Pair::new(false);
-    for number in 1..=5 {
+    for number in 1..=7 {
         assert!(answered(&mut pair.server, init(number, offer(number.into())), pair.now).is_some());
-        assert_eq!(pair.server.secure.next.len(), usize::from(number.min(3)));
+        assert_eq!(pair.server.secure.next.len(), usize::from(number.min(5)));
     }
 }
 
