@@ -352,10 +352,17 @@ impl Secure {
                     liveness.ponged(token, now);
                 }
             }
-            // The goodbye of a client that was replaced is not that of its successor.
-            Control::Close(reason) if !matches!(slot, Slot::Previous(_)) => self.handle_goodbye(reason, path, now),
+            // The goodbye of a client that was replaced is not that of its successor. But a peer that leaves before it
+            // has seen its newest session confirmed says so by the one before.
+            Control::Close(reason) if self.is_of_peer(slot) => self.handle_goodbye(reason, path, now),
             Control::Close(_) | Control::Empty | Control::Unknown => {}
         }
+    }
+
+    /// True if the session is one with the peer of the current session, or with one that is about to be it.
+    fn is_of_peer(&self, slot: Slot) -> bool {
+        let Slot::Previous(index) = slot else { return true };
+        self.previous.get(index).is_some_and(|session| Some(session.terms.instance) == self.peer_instance)
     }
 
     fn handle_goodbye(&mut self, reason: u8, path: Path, now: Instant) {

@@ -696,6 +696,37 @@ fn a_goodbye_ends_the_link_at_once_and_the_connecting_end_begins_again() {
 }
 
 #[test]
+fn a_goodbye_by_the_session_before_counts_if_it_is_the_same_peers() {
+    // The server answers a handshake and says goodbye before it has seen the confirmation.
+    let mut pair = Pair::established(false);
+    pair.client.secure.begin(Reason::Rekey, pair.now);
+    pair.client.drain();
+    let init = pair.client.out.remove(0).message;
+    assert_eq!(pair.server.open(PATH, &init, pair.now), Ok(()));
+    let resp = pair.server.out.remove(0).message;
+    pair.server.secure.close(CloseReason::Stops, pair.now);
+    pair.server.drain();
+    let goodbye = pair.server.out.remove(0).message;
+    assert_eq!(pair.client.open(PATH, &resp, pair.now), Ok(()));
+    assert_eq!(pair.client.open(PATH, &goodbye, pair.now), Ok(()));
+    assert!(pair.client.has(|event| matches!(event, Event::Down { why: Some(Rejection::PeerClosed), .. })));
+
+    // A client that was replaced says goodbye: its successor stays.
+    let mut pair = Pair::established(false);
+    let mut successor = End::new(settings(Side::Connect), secret(7, Side::Connect), 40, false, pair.now);
+    successor.secure.started_wall += SECOND;
+    std::mem::swap(&mut pair.client, &mut successor);
+    pair.connect();
+    pair.settle();
+    successor.secure.close(CloseReason::Stops, pair.now);
+    successor.drain();
+    let goodbye = successor.out.remove(0).message;
+    assert_eq!(pair.server.open(PATH, &goodbye, pair.now), Ok(()));
+    assert!(pair.server.is_up());
+    pair.exchange();
+}
+
+#[test]
 fn an_interrupted_connection_is_no_change_of_state_if_it_comes_back_in_time() {
     let mut pair = Pair::established(true);
     pair.client.secure.link_down(PATH, pair.now);
