@@ -30,7 +30,6 @@ fn a_thousand_rekeys_over_udp_lose_and_repeat_nothing() {
 
 /// Every 20 ms, which is as often as a responder answers; each datagram crosses in both directions.
 #[track_caller]
-#[expect(clippy::disallowed_methods, reason = "a stopwatch")]
 fn rekeys(transport: &str) {
     let lab = Lab::with_test_inside();
     let ends = Protection::KeyPairs.ends();

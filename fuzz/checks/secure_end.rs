@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use simpletun::offload::Checksum;
 use simpletun::tunnel::identity::Identity;
 use simpletun::tunnel::keys::{PrivateKey, SharedSecret};
 use simpletun::tunnel::message::{CTRL, CloseReason, DATA, INIT, RESP, SUPER, Side};
@@ -58,7 +59,7 @@ pub fn identity(secrets: Secrets, side: Side, own: usize, peer: usize) -> Identi
         let psk = (place / 18 == 2).then(|| SharedSecret::from_bytes([77; 32]));
         match place / 18 {
             0 => Identity::with_secret(SharedSecret::from_bytes([peer as u8 + 1; 32]), side),
-            _ => Identity::with_keys(private(side, own), private(side.other(), peer).public(), psk, side)
+            _ => Identity::with_keys(&private(side, own), private(side.other(), peer).public(), psk, side)
                 .expect("keys of some use"),
         }
     };
@@ -206,7 +207,7 @@ impl End {
         if whole {
             self.tunnel.seal_super(packet, &mut message, now);
         } else {
-            self.tunnel.seal(packet, &mut message, now);
+            self.tunnel.seal(packet, Checksum::Unknown, &mut message, now);
         }
         let path = self.tunnel.live_path().expect("what can be sealed has somewhere to go");
         self.check_message(&message);
@@ -239,7 +240,7 @@ impl End {
         let repeated = self.accepted.contains(bytes);
         let (mut message, info) = (bytes.to_vec(), self.info(address));
         let result = match self.tunnel.open(path, &info, &mut message, now) {
-            Ok(Opened::Packet(packet) | Opened::Super(packet)) => Ok(Some(packet.to_vec())),
+            Ok(Opened::Packet(packet, _) | Opened::Super(packet)) => Ok(Some(packet.to_vec())),
             Ok(Opened::Nothing) => Ok(None),
             Err(refused) => Err(refused),
         };
@@ -276,7 +277,7 @@ impl End {
         let after = self.observe();
         for event in &out.events {
             let ends = *event == Event::PathRejected(path, Rejection::NotAuthentic) && self.reliable;
-            let interrupts = matches!(event, Event::Interrupted(_)) && self.reliable && before.0 == Some(path);
+            let interrupts = matches!(event, Event::Interrupted { .. }) && self.reliable && before.0 == Some(path);
             assert!(ends || interrupts || matches!(event, Event::Notice(_)), "{event:?} because of nothing");
         }
         if !self.reliable {
@@ -325,7 +326,7 @@ impl End {
                 assert!(std::mem::replace(&mut self.up, false), "down without having been up");
                 self.interrupted = false;
             }
-            Event::Interrupted(_) => assert!(self.up && !std::mem::replace(&mut self.interrupted, true)),
+            Event::Interrupted { .. } => assert!(self.up && !std::mem::replace(&mut self.interrupted, true)),
             Event::Resumed(_) => assert!(self.up && std::mem::replace(&mut self.interrupted, false)),
             Event::Moved(_) => assert!(self.up, "moved without being up"),
             Event::PathAdopted(path) if !self.reliable => {
@@ -336,7 +337,7 @@ impl End {
                 self.peer.take_if(|place| place.path == *path);
                 self.target.take_if(|place| place.path == *path);
             }
-            Event::PathAdopted(_) | Event::Notice(_) => {}
+            Event::PathAdopted(_) | Event::Notice(_) | Event::Renewed => {}
         }
     }
 }
