@@ -210,7 +210,7 @@ fn the_memory_of_those_that_were_replaced_is_small_and_fades() {
 fn what_is_the_matter_with_a_handshake_is_said_once_a_second() {
     let mut pair = Pair::with(false, |_| {}, |side| secret(side as u8, side));
     let wrong = init(1, offer(1)).message;
-    for (after, said) in [(0, 1), (500, 1), (999, 1), (1000, 2), (1500, 2), (2000, 3)] {
+    for (after, said) in [(0, 1), (500, 1), (999, 1), (1000, 2), (1500, 2), (2000, 3), (3500, 4)] {
         let _ = pair.server.open(PATH, &wrong, pair.now + after * MS);
         assert_eq!(pair.server.events.len(), said, "after {after} ms");
     }
