@@ -96,8 +96,10 @@ impl Liveness {
         });
     }
 
+    /// Never so long that the peer is given up before it was asked twice: a sample may have been taken across a sleep.
     fn patience(&self) -> Duration {
-        self.smoothed_rtt.map_or(MIN_PATIENCE, |rtt| (rtt * 3).max(MIN_PATIENCE))
+        let usual = self.smoothed_rtt.map_or(MIN_PATIENCE, |rtt| rtt.saturating_mul(3));
+        usual.min(self.down_after / 4).max(MIN_PATIENCE)
     }
 
     /// When [`poll`](Self::poll) has something to say, if nothing happens before.
@@ -202,6 +204,16 @@ mod tests {
         assert_eq!(liveness.smoothed_rtt, Some(160 * MS));
         liveness.measured(80 * MS);
         assert_eq!(liveness.smoothed_rtt, Some(150 * MS));
+    }
+
+    #[test]
+    fn a_round_trip_across_a_sleep_does_not_make_the_end_patient_for_ever() {
+        let (mut liveness, start) = begin();
+        liveness.measured(8 * 3600 * SECOND);
+        liveness.sent(start);
+        let expected =
+            [(2500, Due::Ping), (5000, Due::Doubt), (5500, Due::Ping), (8500, Due::Ping), (10_000, Due::Silence)];
+        assert_eq!(course(&mut liveness, start, 60 * SECOND), expected);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Two ends under virtual time, joined by a wire that the test holds in its hands.
 
 use super::*;
+use crate::config::{AeadChoice, LinkLayer};
+use crate::tunnel::crypto::Aead;
 use crate::tunnel::keys::{PrivateKey, PublicKey, SharedSecret};
-use crate::tunnel::message::Suite;
+use crate::tunnel::message::{FEATURE_AES, FEATURE_AES_ONLY, Suite};
 
 mod checks;
 

@@ -1,6 +1,7 @@
 //! What holds at the edges: limits to the message and to the millisecond, and messages that an honest end never makes.
 
 use super::*;
+use crate::tunnel::crypto::has_fast_aes;
 use crate::tunnel::handshake::{self, Initiation};
 use crate::tunnel::message::{Answer, Offer, Status};
 use crate::tunnel::session::Begun;
