@@ -245,7 +245,7 @@ impl Cut {
         };
         BigEndian::write_u16(&mut transport[checksum..checksum + 2], 0);
         let sum = self.pseudo.plus(Sum::of_number(transport_len)).plus(Sum::of(transport));
-        let value = if self.is_tcp { sum.finish() } else { udp_checksum(sum) };
+        let value = if self.is_tcp { sum.finish() } else { never_zero(sum) };
         BigEndian::write_u16(&mut transport[checksum..checksum + 2], value);
     }
 }
@@ -258,14 +258,14 @@ fn complete_checksum(header: &VirtioHeader, packet: &mut [u8]) -> Result<(), Spl
     if start >= packet.len() || at + 2 > packet.len() {
         return Err(SplitError::Checksum);
     }
-    let sum = Sum::of(&packet[start..]);
-    let value = if usize::from(header.checksum_offset) == UDP_CHECKSUM { udp_checksum(sum) } else { sum.finish() };
+    // As `skb_checksum_help()` of the kernel does it, for every protocol.
+    let value = never_zero(Sum::of(&packet[start..]));
     BigEndian::write_u16(&mut packet[at..at + 2], value);
     Ok(())
 }
 
-/// A computed zero is sent as all ones, because zero means "no checksum" (RFC 768).
-fn udp_checksum(sum: Sum) -> u16 {
+/// A computed zero is sent as all ones, which is the same number: over UDP zero means "no checksum" (RFC 768).
+fn never_zero(sum: Sum) -> u16 {
     match sum.finish() {
         0 => 0xffff,
         value => value,
