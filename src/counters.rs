@@ -8,7 +8,7 @@ use crate::transport::TransportCounters;
 /// Packets and bytes in one place and direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Number of packets.
+    /// Number of packets; a super-packet that stays whole counts as one.
     pub packets: u64,
     /// Bytes of the packets, without what framing, sealing and lower layers add.
     pub bytes: u64,

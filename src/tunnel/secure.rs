@@ -1,7 +1,8 @@
 //! A secure link: sessions under keys that only the two ends have (`docs/PROTOCOL.md`, "Secure links").
 //!
 //! Pure: bytes, paths and `now` in; events and messages out; chance comes through [`Randomness`]. Here are the sessions and
-//! what comes through them; `initiator` begins handshakes and reads their answers, `responder` answers them.
+//! what comes through them; `initiator` begins handshakes and reads their answers, `responder` answers them, `state` says
+//! what becomes of the link.
 //!
 //! Three rules hold everywhere: nothing is sent, and no state but limits and counters changes, because of a message that
 //! is not authentic; a handshake replaces something only when its session is confirmed; and whatever costs more than
@@ -26,6 +27,7 @@ use crate::offload::{Checksum, Segmentation};
 mod initiator;
 mod responder;
 mod settings;
+mod state;
 
 use initiator::{Attempt, Reason};
 pub use settings::{Endpoint, Persistence, Randomness, Settings};
@@ -40,12 +42,7 @@ const MAX_NEXT: usize = 5;
 /// Time for the confirmation of a session.
 const CONFIRMATION_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Wait before a handshake after the peer has said goodbye.
-const AFTER_GOODBYE: Duration = Duration::from_secs(1);
-/// The same if it has said that it begins anew.
-const AFTER_NEW_BEGINNING: Duration = Duration::from_millis(100);
-
-/// How often a kind of notice is given, and how often that nobody answers.
+/// A kind of notice is given again after this time at the earliest.
 const NOTICE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where messages go.
@@ -289,20 +286,6 @@ impl Secure {
         self.previous.get(index).is_some_and(|session| Some(session.terms.instance) == self.peer_instance)
     }
 
-    fn handle_goodbye(&mut self, reason: u8, path: Path, now: Instant) {
-        self.end(Some(Rejection::PeerClosed), now);
-        let Some(link) = self.link else { return };
-        if link.info.reliable {
-            self.give_up(path, Rejection::PeerClosed);
-        } else if self.settings.side == Side::Connect || self.settings.persistence == Persistence::Forever {
-            let wait = if reason == CloseReason::BeginsAnew as u8 { AFTER_NEW_BEGINNING } else { AFTER_GOODBYE };
-            self.attempt = Some(Attempt::later(Reason::Start, now, wait));
-        } else {
-            self.link = None;
-            self.events.push_back(Event::PathRejected(link.path, Rejection::PeerClosed));
-        }
-    }
-
     /// Takes a new path: the way to try a handshake by.
     pub fn link_up(&mut self, path: Path, info: PathInfo, now: Instant) {
         if info.reliable && self.settings.side == Side::Listen {
@@ -371,37 +354,6 @@ impl Secure {
         Some(self.next.iter().map(|next| next.begun_at() + CONFIRMATION_PATIENCE).fold(at, Instant::max))
     }
 
-    fn handle_due(&mut self, due: Due, now: Instant) {
-        match due {
-            Due::Ping => self.ping(now),
-            Due::Doubt => {
-                if self.link.is_some_and(|link| !link.info.reliable) {
-                    self.begin(Reason::Doubt, now);
-                }
-            }
-            Due::Silence => {
-                self.report_down(Some(Rejection::Silent), now);
-                match self.link {
-                    Some(link) if link.info.reliable => self.give_up(link.path, Rejection::Silent),
-                    Some(_) => self.begin(Reason::Doubt, now),
-                    None => {}
-                }
-            }
-        }
-    }
-
-    fn ping(&mut self, now: Instant) {
-        let mut token = [0; 8];
-        if !self.has_session() || !self.random.fill(&mut token) {
-            return;
-        }
-        let token = u64::from_be_bytes(token);
-        self.send_control(Control::Ping { token, len: message::PONG_LEN });
-        if let Some(liveness) = &mut self.liveness {
-            liveness.pinged(token, now);
-        }
-    }
-
     /// Sends a control message by the current session, if there is one that may be used.
     fn send_control(&mut self, control: Control) {
         let (Some(link), Some(session)) = (self.link, &mut self.current) else { return };
@@ -412,122 +364,6 @@ impl Secure {
         let mut message = vec![0; plain.len() + OVERHEAD];
         session.seal(CTRL, 0, &plain, &mut message);
         self.transmits.push_back(Transmit { path: link.path, message });
-    }
-
-    /// A session is confirmed: it is the current one from now on, and its path the live one.
-    fn complete(&mut self, session: Session, path: Path, info: &PathInfo, now: Instant) {
-        let terms = session.terms;
-        if let Some(old) = self.current.replace(session) {
-            self.previous.push_front(old);
-            self.previous.truncate(MAX_PREVIOUS);
-        }
-        self.attempt = None;
-        self.events.push_back(Event::Renewed);
-        self.unanswered = 0;
-        self.remember_instance(terms.instance, now);
-        self.gate.trust(info.peer.ip());
-        if info.reliable {
-            self.previous.retain(|session| session.terms.bound == Some(path));
-            let old = self.link.replace(Link { path, info: *info }).map(|link| link.path);
-            if old != Some(path) {
-                self.events.extend(old.map(|old| Event::PathRejected(old, Rejection::Replaced)));
-                self.events.push_back(Event::PathAdopted(path));
-                self.tell_move(info);
-            }
-        } else {
-            self.follow(path, info);
-            // Where the peer was expected may be where it is; said once more it changes nothing.
-            self.events.extend(self.link.map(|link| Event::PathAdopted(link.path)));
-        }
-        let (keepalive, down_after) = (self.settings.keepalive, self.settings.down_after);
-        let liveness = self.liveness.get_or_insert_with(|| Liveness::new(keepalive, down_after, now));
-        if let Some(patience) = terms.peer_down_after {
-            liveness.respect(patience);
-        }
-        if !self.up {
-            let whole_super_packets = terms.features & FEATURES_RELIABLE != 0;
-            self.notice(Notice::Session { aead: terms.aead, whole_super_packets }, now);
-        }
-        self.heard(info, now);
-    }
-
-    fn remember_instance(&mut self, instance: Instance, now: Instant) {
-        if let Some(old) = self.peer_instance.replace(instance).filter(|old| *old != instance) {
-            responder::remember_replaced(&mut self.replaced, old, now);
-        }
-    }
-
-    /// The endpoint of a datagram link is where its newest message came from.
-    fn follow(&mut self, path: Path, info: &PathInfo) {
-        let pinned = self.settings.endpoint == Endpoint::Pinned && self.link.is_some();
-        if info.reliable || pinned || self.live_path() == Some(path) {
-            return;
-        }
-        self.link = Some(Link { path, info: *info });
-        self.events.push_back(Event::PathAdopted(path));
-        self.tell_move(info);
-    }
-
-    fn tell_move(&mut self, info: &PathInfo) {
-        if self.up && self.last_peer.is_some_and(|last| last != info.peer) {
-            self.events.push_back(Event::Moved(info.peer));
-        }
-        self.last_peer = Some(info.peer);
-    }
-
-    /// Something authentic has come.
-    fn heard(&mut self, info: &PathInfo, now: Instant) {
-        if let Some(liveness) = &mut self.liveness {
-            liveness.heard(now);
-        }
-        self.attempt.take_if(|attempt| attempt.reason() == Reason::Doubt);
-        if self.current.is_none() {
-            return;
-        }
-        if !self.up {
-            (self.up, self.interrupted) = (true, false);
-            self.last_peer = Some(info.peer);
-            self.events.push_back(Event::Up(*info));
-        } else if std::mem::take(&mut self.interrupted) {
-            self.events.push_back(Event::Resumed(info.peer));
-        }
-    }
-
-    fn report_down(&mut self, why: Option<Rejection>, now: Instant) {
-        let peer = self.link.map(|link| link.info.peer).or(self.last_peer);
-        if let (true, Some(peer), Some(liveness)) = (self.up, peer, &self.liveness) {
-            let idle = now.saturating_duration_since(liveness.heard_at());
-            self.events.push_back(Event::Down { idle, peer, why });
-        }
-        (self.up, self.interrupted) = (false, false);
-    }
-
-    /// Ends every session.
-    fn end(&mut self, why: Option<Rejection>, now: Instant) {
-        self.current = None;
-        self.next.clear();
-        self.previous.clear();
-        self.report_down(why, now);
-    }
-
-    /// Ends a path by our own decision.
-    fn give_up(&mut self, path: Path, why: Rejection) {
-        self.forget_path(path, Some(why));
-        self.events.push_back(Event::PathRejected(path, why));
-    }
-
-    fn forget_path(&mut self, path: Path, why: Option<Rejection>) {
-        let bound = |session: &Session| session.terms.bound == Some(path);
-        let had_session = self.current.as_ref().is_some_and(bound);
-        self.current.take_if(|session| bound(session));
-        self.next.retain(|session| !bound(session));
-        self.previous.retain(|session| !bound(session));
-        let Some(link) = self.link.take_if(|link| link.path == path) else { return };
-        self.attempt = None;
-        if self.up && had_session {
-            self.interrupted = true;
-            self.events.push_back(Event::Interrupted { peer: link.info.peer, why });
-        }
     }
 
     fn slot(&self, index: u32) -> Option<Slot> {
@@ -570,7 +406,7 @@ impl Secure {
         }
     }
 
-    /// True if the devices have the same MTU as far as is known; a difference is worth a word.
+    /// Gives notice if the two devices are known to have different MTUs.
     fn compare_mtu(&mut self, theirs: u16, now: Instant) {
         let ours = self.settings.mtu;
         if ours != 0 && theirs != 0 && ours != theirs {

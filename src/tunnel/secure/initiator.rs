@@ -115,9 +115,8 @@ impl Secure {
         }
     }
 
-    /// There are packets to send: an answer is wanted soon. What a reliable path has taken is not repeated for that.
+    /// There are packets to send, so an INIT that may be lost is repeated soon: one that a reliable path has taken is not.
     pub(super) fn hurry(&mut self, now: Instant) {
-        // A connection loses nothing that would have to be repeated.
         let may_be_lost = self.link.is_some_and(|link| !link.info.reliable);
         let attempt = self.attempt.as_mut().filter(|attempt| !attempt.refused && !attempt.gave_way);
         if let Some(attempt) = attempt.filter(|_| may_be_lost) {

@@ -774,28 +774,11 @@ fn crossing_handshakes_end_in_one_session_for_both() {
 #[test]
 fn a_round_trip_longer_than_the_patience_of_the_initiator_is_no_obstacle() {
     for delay in [200, 300, 700, 1500, 2500] {
-        let mut pair = Pair::new(false);
-        let (start, delay) = (pair.now, delay * MS);
-        let mut wire: VecDeque<(Instant, Side, Vec<u8>)> = VecDeque::new();
-        pair.connect();
-        while !(pair.client.is_up() && pair.server.is_up()) {
-            assert!(pair.now < start + 4 * delay + 20 * SECOND, "no session with {delay:?} each way");
-            let out =
-                |from: Side, end: &mut End| end.out.drain(..).map(move |out| (from, out.message)).collect::<Vec<_>>();
-            let all = [out(Side::Connect, &mut pair.client), out(Side::Listen, &mut pair.server)].concat();
-            wire.extend(all.into_iter().map(|(from, message)| (pair.now + delay, from, message)));
-            pair.now += 10 * MS;
-            while let Some((_, from, message)) = wire.pop_front_if(|(at, ..)| *at <= pair.now) {
-                let end = if from == Side::Connect { &mut pair.server } else { &mut pair.client };
-                let _ = end.open(PATH, &message, pair.now);
-            }
-            pair.client.secure.handle_timeout(pair.now);
-            pair.server.secure.handle_timeout(pair.now);
-            pair.client.drain();
-            pair.server.drain();
-        }
+        let delay = delay * MS;
+        let (mut pair, took) = establish_over(delay, 4 * delay + 20 * SECOND, &[])
+            .unwrap_or_else(|| panic!("no session with {delay:?} each way"));
         pair.exchange();
-        assert!(pair.now <= start + 3 * delay + 1600 * MS, "{:?} with {delay:?} each way", pair.now - start);
+        assert!(took <= 3 * delay + 1600 * MS, "{took:?} with {delay:?} each way");
     }
 }
 
@@ -1000,8 +983,9 @@ fn a_peer_key_with_which_everything_is_zero_is_refused() {
     }
 }
 
-/// Both ends joined by a wire with this delay each way, with packets offered by the client, until both are up.
-fn establish_over(delay: Duration, deadline: Duration) -> Option<Pair> {
+/// Both ends joined by a wire with this delay each way, with packets offered by the client, until both are up; and how long
+/// that took.
+fn establish_over(delay: Duration, deadline: Duration, offered: &[[u8; 40]]) -> Option<(Pair, Duration)> {
     let mut pair = Pair::new(false);
     let start = pair.now;
     let mut wire: VecDeque<(Instant, Side, Vec<u8>)> = VecDeque::new();
@@ -1010,7 +994,9 @@ fn establish_over(delay: Duration, deadline: Duration) -> Option<Pair> {
         if pair.now > start + deadline {
             return None;
         }
-        let _ = pair.client.seal(&[0x45; 40], pair.now);
+        for packet in offered {
+            let _ = pair.client.seal(packet, pair.now);
+        }
         for (from, end) in [(Side::Connect, &mut pair.client), (Side::Listen, &mut pair.server)] {
             wire.extend(end.out.drain(..).map(|out| (pair.now + delay, from, out.message)));
         }
@@ -1024,13 +1010,14 @@ fn establish_over(delay: Duration, deadline: Duration) -> Option<Pair> {
         pair.client.drain();
         pair.server.drain();
     }
-    Some(pair)
+    let took = pair.now - start;
+    Some((pair, took))
 }
 
 #[test]
 fn packets_that_wait_do_not_make_a_long_round_trip_an_obstacle() {
     for delay in [100, 600, 900, 1100] {
-        let pair = establish_over(delay * MS, 60 * SECOND);
+        let pair = establish_over(delay * MS, 60 * SECOND, &[[0x45; 40]]);
         assert!(pair.is_some(), "no session with {delay} ms each way");
     }
 }
