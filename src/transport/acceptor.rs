@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 
-use super::FIRST_TOKEN;
+use super::{FIRST_TOKEN, socket};
+use crate::config::LinkConfig;
 use crate::fault::FaultLog;
 use crate::tunnel::Path;
 
@@ -31,6 +32,23 @@ pub struct Acceptor {
 /// The token of a connection beside a listener.
 pub fn token_of(path: Path) -> Token {
     Token(LISTENER_TOKEN.0.wrapping_add(path.0 as usize))
+}
+
+/// Tunes an accepted connection and registers it; says so if that fails.
+pub fn set_up(
+    stream: &mut TcpStream,
+    path: Path,
+    config: &LinkConfig,
+    registry: &Registry,
+    faults: &mut FaultLog,
+    now: Instant,
+) -> bool {
+    let ready = socket::tune_stream(&SockRef::from(&*stream), config)
+        .and_then(|()| registry.register(stream, token_of(path), Interest::READABLE | Interest::WRITABLE));
+    if let Err(error) = &ready {
+        faults.note(now, "accept", format_args!("Cannot set up a connection: {error}"));
+    }
+    ready.is_ok()
 }
 
 impl Acceptor {

@@ -11,12 +11,12 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use mio::Registry;
 use mio::event::Event;
 use mio::net::TcpStream;
-use mio::{Interest, Registry};
-use socket2::{SockRef, Type};
+use socket2::Type;
 
-use super::acceptor::{Acceptor, LISTENER_TOKEN, token_of};
+use super::acceptor::{self, Acceptor, LISTENER_TOKEN, token_of};
 use super::admission::Admission;
 use super::connection::{self, Connection};
 use super::pending::{self, Origin, Pending};
@@ -129,11 +129,8 @@ impl TcpGate {
         }
         self.paths += 1;
         let path = Path(self.paths);
-        let ready = socket::tune_stream(&SockRef::from(&stream), &self.config).and_then(|()| {
-            self.registry.register(&mut stream, token_of(path), Interest::READABLE | Interest::WRITABLE)
-        });
-        if let Err(error) = ready {
-            return self.faults.note(now, "accept", format_args!("Cannot set up a connection: {error}"));
+        if !acceptor::set_up(&mut stream, path, &self.config, &self.registry, &mut self.faults, now) {
+            return;
         }
         let info = connection::path_info(source);
         let connection = Box::new(Connection::of_stranger(path, info, stream, self.init_len, now));

@@ -5,12 +5,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use mio::Registry;
 use mio::event::Event;
 use mio::net::TcpStream;
-use mio::{Interest, Registry};
-use socket2::{SockRef, Type};
+use socket2::Type;
 
-use super::acceptor::{Acceptor, LISTENER_TOKEN, token_of};
+use super::acceptor::{self, Acceptor, LISTENER_TOKEN, token_of};
 use super::admission::Admission;
 use super::connection::{self, Connection};
 use super::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
@@ -86,16 +86,10 @@ impl TcpServer {
         }
         self.paths += 1;
         let path = Path(self.paths);
-        let ready = socket::tune_stream(&SockRef::from(&stream), &self.config).and_then(|()| {
-            self.registry.register(&mut stream, token_of(path), Interest::READABLE | Interest::WRITABLE)
-        });
-        match ready {
-            Ok(()) => {
-                let info = connection::path_info(source);
-                self.held.push(Held { path, info, stream });
-                self.events.push_back(LinkEvent::Up(path, info));
-            }
-            Err(error) => self.faults.note(now, "accept", format_args!("Cannot set up a connection: {error}")),
+        if acceptor::set_up(&mut stream, path, &self.config, &self.registry, &mut self.faults, now) {
+            let info = connection::path_info(source);
+            self.held.push(Held { path, info, stream });
+            self.events.push_back(LinkEvent::Up(path, info));
         }
     }
 

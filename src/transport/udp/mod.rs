@@ -15,7 +15,7 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::Socket;
+use socket2::{Socket, Type};
 
 use super::connection::canonical;
 use super::{FIRST_TOKEN, TransportCounters};
@@ -78,6 +78,21 @@ struct Channel {
 }
 
 impl Channel {
+    /// Binds the socket of a listening end, which is told by which address and interface a datagram has come. Returns the
+    /// bound address, too.
+    ///
+    /// # Errors
+    /// The address or the port cannot be used.
+    fn listen(config: &LinkConfig, registry: Registry) -> io::Result<(Self, SocketAddr)> {
+        let (socket, address) = super::socket::bind_server(config, Type::DGRAM)?;
+        if address.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        } else {
+            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        }
+        Ok((Self::new(socket, config, address.is_ipv6(), registry)?, address))
+    }
+
     /// Registers a bound or connected socket.
     fn new(socket: Socket, config: &LinkConfig, is_ipv6: bool, registry: Registry) -> io::Result<Self> {
         super::socket::tune_datagram(&socket, config, is_ipv6)?;

@@ -13,7 +13,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
-use nix::sys::socket::{setsockopt, sockopt};
 use socket2::Type;
 
 use super::sources::Sources;
@@ -69,13 +68,7 @@ impl Roaming {
     /// # Errors
     /// The address or the port cannot be used.
     pub fn open(config: &LinkConfig, mut admission: Admission, context: Context, now: Instant) -> io::Result<Self> {
-        let (socket, address) = socket::bind_server(config, Type::DGRAM)?;
-        if address.is_ipv6() {
-            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-        } else {
-            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-        }
-        let channel = Channel::new(socket, config, address.is_ipv6(), context.registry)?;
+        let (channel, address) = Channel::listen(config, context.registry)?;
         let endpoint = match &config.role {
             Role::Connect(endpoint) | Role::Listen(Access::Remote { endpoint, .. }) => Some(endpoint.clone()),
             Role::Listen(_) => None,

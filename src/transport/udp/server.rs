@@ -7,8 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
-use nix::sys::socket::{setsockopt, sockopt};
-use socket2::Type;
 
 use super::{Channel, SendOutcome, TOKEN, Unanswered, each_of_train, path_info};
 use crate::config::LinkConfig;
@@ -16,7 +14,7 @@ use crate::fault::FaultLog;
 use crate::sys::Arrival;
 use crate::transport::admission::Admission;
 use crate::transport::connection::canonical;
-use crate::transport::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use crate::transport::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters};
 use crate::tunnel::{Path, PathInfo, Rejection};
 
 /// Decisions about unknown sources in one second. Each may ask the kernel for a route; a flood of strangers is to cost
@@ -71,13 +69,7 @@ impl UdpServer {
     /// # Errors
     /// The address or the port cannot be used.
     pub fn open(config: &LinkConfig, mut admission: Admission, context: Context, now: Instant) -> io::Result<Self> {
-        let (socket, address) = socket::bind_server(config, Type::DGRAM)?;
-        if address.is_ipv6() {
-            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-        } else {
-            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-        }
-        let channel = Channel::new(socket, config, address.is_ipv6(), context.registry)?;
+        let (channel, address) = Channel::listen(config, context.registry)?;
         log::info!("listening on {address} transport=udp");
         admission.refresh_remote(now);
         let mut server = Self {
