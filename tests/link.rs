@@ -1,5 +1,6 @@
 //! Where the link leaves from and arrives at, plain or secure: `--bind`, `--port`, `--bind-device`, `--fwmark`.
 
+#[macro_use]
 mod common;
 
 use common::daemon::{Daemon, server, simpletun};
@@ -13,32 +14,23 @@ const FAR: &str = "192.168.0.2";
 
 use Protection::{KeyPairs, Plain, Secret};
 
-macro_rules! over_both {
-    ($($name:ident)*) => {
-        mod tcp {
-            $(#[test] fn $name() { super::$name(("", super::Plain)); })*
-        }
-        mod udp {
-            $(#[test] fn $name() { super::$name(("--udp", super::Plain)); })*
-        }
-        mod secure_tcp {
-            $(#[test] fn $name() { super::$name(("", super::Secret)); })*
-        }
-        mod secure_udp {
-            $(#[test] fn $name() { super::$name(("--udp", super::KeyPairs)); })*
-        }
-    };
-}
-
 /// The transport as an option, and how the link is protected.
 type Wire = (&'static str, Protection);
 
-over_both! {
-    a_client_leaves_from_the_address_and_port_it_is_bound_to
-    a_server_listens_on_the_address_it_is_bound_to_only
-    both_ends_take_the_port_from_its_option
-    a_server_bound_to_a_device_listens_there_only
-    marked_packets_are_seen_by_the_firewall
+rows! {
+    (
+        tcp: ("", super::Plain),
+        udp: ("--udp", super::Plain),
+        secure_tcp: ("", super::Secret),
+        secure_udp: ("--udp", super::KeyPairs)
+    )
+    {
+        a_client_leaves_from_the_address_and_port_it_is_bound_to
+        a_server_listens_on_the_address_it_is_bound_to_only
+        both_ends_take_the_port_from_its_option
+        a_server_bound_to_a_device_listens_there_only
+        marked_packets_are_seen_by_the_firewall
+    }
 }
 
 fn a_client_leaves_from_the_address_and_port_it_is_bound_to(wire: Wire) {

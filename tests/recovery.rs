@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
+#[macro_use]
 mod common;
 
 use std::fs;
@@ -18,18 +19,6 @@ const FAR: &str = "192.168.0.2";
 
 /// Two seconds are promised; the rest is for a machine that runs other tests beside this one.
 const SOON: Duration = Duration::from_secs(5);
-
-/// Each test once over TCP and once over UDP.
-macro_rules! over_both {
-    ($($name:ident)*) => {
-        mod tcp {
-            $(#[test] fn $name() { super::$name(""); })*
-        }
-        mod udp {
-            $(#[test] fn $name() { super::$name("--udp"); })*
-        }
-    };
-}
 
 over_both! {
     a_server_killed_and_started_again_is_found

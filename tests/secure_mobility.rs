@@ -1,6 +1,7 @@
 //! A secure link whose ends move while it carries: other addresses, other routes, a translator on the way that forgets.
 //! What runs inside survives, and the log says what has happened and no more.
 
+#[macro_use]
 mod common;
 
 use std::time::Duration;
@@ -20,18 +21,6 @@ const SOON: Duration = Duration::from_secs(8);
 
 /// A short patience, where silence is all that tells of a move.
 const IMPATIENT: &str = "--keepalive 1s --down-after 3s";
-
-/// Each test once over TCP and once over UDP.
-macro_rules! over_both {
-    ($($name:ident)*) => {
-        mod tcp {
-            $(#[test] fn $name() { super::$name(""); })*
-        }
-        mod udp {
-            $(#[test] fn $name() { super::$name("--udp"); })*
-        }
-    };
-}
 
 over_both! {
     a_client_whose_address_changes_goes_on

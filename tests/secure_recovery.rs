@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
+#[macro_use]
 mod common;
 
 use std::fs;
@@ -23,18 +24,6 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// A short patience, so that silence is noticed within the time that a test may take.
 const IMPATIENT: &str = "--keepalive 1s --down-after 3s";
-
-/// Each test once over TCP and once over UDP.
-macro_rules! over_both {
-    ($($name:ident)*) => {
-        mod tcp {
-            $(#[test] fn $name() { super::$name(""); })*
-        }
-        mod udp {
-            $(#[test] fn $name() { super::$name("--udp"); })*
-        }
-    };
-}
 
 over_both! {
     a_client_that_is_killed_again_and_again_is_served_each_time

@@ -1,5 +1,6 @@
 //! Networks behind the ends: routed sites, and two LANs joined into one Ethernet segment.
 
+#[macro_use]
 mod common;
 
 use std::fs;
@@ -21,24 +22,16 @@ fn routed_sites_reach_each_other_over_udp() {
     routed_sites("--udp --mtu 1500");
 }
 
-macro_rules! bridged {
-    ($($name:ident)*) => {
-        mod tcp {
-            $(#[test] fn $name() { super::$name(&super::Segment::new("")); })*
-        }
-        mod udp {
-            $(#[test] fn $name() { super::$name(&super::Segment::new("--udp")); })*
-        }
-    };
-}
-
-bridged! {
-    hosts_of_bridged_lans_resolve_and_reach_each_other
-    broadcasts_cross_to_the_other_lan
-    multicast_crosses_to_the_other_lan
-    a_host_gets_its_address_from_a_dhcp_server_in_the_other_lan
-    ipv6_neighbours_are_found_in_the_other_lan
-    a_router_in_the_other_lan_gives_out_a_prefix
+rows! {
+    (tcp: &super::Segment::new(""), udp: &super::Segment::new("--udp"))
+    {
+        hosts_of_bridged_lans_resolve_and_reach_each_other
+        broadcasts_cross_to_the_other_lan
+        multicast_crosses_to_the_other_lan
+        a_host_gets_its_address_from_a_dhcp_server_in_the_other_lan
+        ipv6_neighbours_are_found_in_the_other_lan
+        a_router_in_the_other_lan_gives_out_a_prefix
+    }
 }
 
 /// london-host -- london ==WAN== berlin -- berlin-host
