@@ -37,6 +37,11 @@ enum Suite {
 }
 
 fn end(side: Side, suite: Suite, aead: AeadChoice, now: Instant) -> Tunnel {
+    end_at(side, suite, aead, now, Duration::ZERO)
+}
+
+/// An end whose clock has advanced this far since the others' were set.
+fn end_at(side: Side, suite: Suite, aead: AeadChoice, now: Instant, passed: Duration) -> Tunnel {
     let settings = Settings {
         side,
         kind: LinkLayer::Tun,
@@ -56,7 +61,7 @@ fn end(side: Side, suite: Suite, aead: AeadChoice, now: Instant) -> Tunnel {
         }
     };
     let random = Box::new(System(SystemRandom::new()));
-    Tunnel::secure(Secure::new(settings, vec![identity], random, now, Duration::from_secs(1)).expect("an end"))
+    Tunnel::secure(Secure::new(settings, vec![identity], random, now, Duration::from_secs(1) + passed).expect("an end"))
 }
 
 fn info() -> PathInfo {
@@ -108,18 +113,22 @@ fn handshakes(criterion: &mut Criterion) {
             });
         });
         group.bench_function(BenchmarkId::new("responder", name), |bencher| {
-            bencher.iter_batched(
-                || {
-                    let mut client = fresh(Side::Connect);
-                    client.link_up(PATH, info(), now);
-                    (fresh(Side::Listen), take(&mut client))
-                },
-                |(mut server, init)| {
-                    give(&mut server, init, now);
-                    take(&mut server)
-                },
-                BatchSize::SmallInput,
-            );
+            // One server and a new client each second, so that no limit is met and the server's caches are as warm as
+            // a daemon's.
+            bencher.iter_custom(|count| {
+                let (mut server, mut total) = (fresh(Side::Listen), Duration::ZERO);
+                for second in 1..=count {
+                    let passed = Duration::from_secs(second);
+                    let mut client = end_at(Side::Connect, suite, AeadChoice::Auto, now + passed, passed);
+                    client.link_up(PATH, info(), now + passed);
+                    let init = take(&mut client);
+                    let begin = Instant::now();
+                    give(&mut server, init, now + passed);
+                    black_box(take(&mut server));
+                    total += begin.elapsed();
+                }
+                total
+            });
         });
         let mut stranger = vec![0x5a; if matches!(suite, Suite::Keys) { 216 } else { 168 }];
         stranger[..4].copy_from_slice(&[0xf0, 1, if matches!(suite, Suite::Keys) { 1 } else { 2 }, 0]);
