@@ -415,3 +415,238 @@ fn a_peer_whose_address_was_given_is_tried_for_ever() {
     pair.pass(6 * SECOND, true);
     pair.exchange();
 }
+
+#[test]
+fn what_is_known_about_a_checksum_crosses_the_link() {
+    let mut pair = Pair::established(false);
+    for (flags, known) in [(0, Checksum::Unknown), (1, Checksum::Made), (2, Checksum::Unknown), (3, Checksum::Made)] {
+        let (mut packet, info) = ([0x45; 40], pair.server.info);
+        let mut message = vec![0; packet.len() + OVERHEAD];
+        pair.client.secure.seal(DATA, flags, &packet, &mut message, pair.now);
+        let opened = pair.server.secure.open(PATH, &info, &mut message, pair.now);
+        assert_eq!(opened, Ok(Opened::Packet(&mut packet, known)), "flags {flags}");
+    }
+}
+
+#[test]
+fn a_super_packet_is_one_on_a_connection_alone() {
+    for reliable in [false, true] {
+        let mut pair = Pair::established(reliable);
+        let (mut bytes, info) = ([0x45; 100], pair.server.info);
+        let mut message = vec![0; bytes.len() + OVERHEAD];
+        pair.client.secure.seal(SUPER, 0, &bytes, &mut message, pair.now);
+        let opened = pair.server.secure.open(PATH, &info, &mut message, pair.now);
+        assert_eq!(opened, if reliable { Ok(Opened::Super(&mut bytes)) } else { Err(Refused::Invalid) });
+    }
+}
+
+#[test]
+fn after_a_goodbye_the_end_that_was_told_the_address_begins_again() {
+    for (side, persistence, reason, wait) in [
+        (Side::Connect, Persistence::Forever, CloseReason::Stops, Some(SECOND)),
+        (Side::Connect, Persistence::WhileFresh, CloseReason::Stops, Some(SECOND)),
+        (Side::Connect, Persistence::Forever, CloseReason::BeginsAnew, Some(100 * MS)),
+        (Side::Listen, Persistence::Forever, CloseReason::Stops, Some(SECOND)),
+        (Side::Listen, Persistence::Forever, CloseReason::BeginsAnew, Some(100 * MS)),
+        (Side::Listen, Persistence::WhileFresh, CloseReason::Stops, None),
+    ] {
+        let mut pair = Pair::with(false, |settings| settings.persistence = persistence, |side| secret(7, side));
+        pair.connect();
+        pair.settle();
+        let (leaves, stays) = match side {
+            Side::Connect => (&mut pair.server, &mut pair.client),
+            Side::Listen => (&mut pair.client, &mut pair.server),
+        };
+        leaves.secure.close(reason, pair.now);
+        leaves.drain();
+        let goodbye = leaves.out.remove(0).message;
+        assert_eq!(stays.open(PATH, &goodbye, pair.now), Ok(()));
+        assert_eq!(
+            stays.secure.poll_timeout(),
+            wait.map(|wait| pair.now + wait),
+            "{side:?} {persistence:?} {reason:?}"
+        );
+        assert_eq!(stays.secure.live_path(), wait.map(|_| PATH));
+        let forgotten = stays.has(|event| *event == Event::PathRejected(PATH, Rejection::PeerClosed));
+        assert_eq!(forgotten, wait.is_none());
+    }
+}
+
+#[test]
+fn the_wait_before_a_handshake_is_no_time_without_an_answer() {
+    let mut pair = Pair::established(false);
+    pair.server.secure.close(CloseReason::Stops, pair.now);
+    pair.server.drain();
+    pair.settle();
+    let said = |pair: &Pair| pair.client.has(|event| matches!(event, Event::Notice(Notice::NoAnswer(_))));
+    asked_in(&mut pair, 10_900 * MS);
+    assert!(!said(&pair), "ten seconds after the goodbye, and less after the first handshake");
+    asked_in(&mut pair, 1100 * MS);
+    assert!(said(&pair));
+}
+
+#[test]
+fn a_session_that_is_not_confirmed_ends_on_the_millisecond_too() {
+    let (mut pair, init) = waiting(false, |_| {});
+    assert_eq!(pair.server.open(PATH, &init, pair.now), Ok(()));
+    pair.server.secure.handle_timeout(pair.now + 180 * SECOND - MS);
+    assert_eq!(pair.server.secure.next.len(), 1);
+    pair.server.secure.handle_timeout(pair.now + 180 * SECOND);
+    assert_eq!((pair.server.secure.next.len(), pair.server.secure.poll_timeout()), (0, None));
+}
+
+#[test]
+fn a_session_that_was_replaced_ends_when_it_would_have_ended() {
+    let mut pair = Pair::established(false);
+    let ends_at = pair.client.secure.current.as_ref().unwrap().ends_at();
+    pair.now += 100 * SECOND;
+    pair.client.secure.begin(Reason::Rekey, pair.now);
+    pair.client.drain();
+    pair.settle();
+    for end in [&mut pair.client, &mut pair.server] {
+        end.secure.handle_timeout(ends_at - MS);
+        assert_eq!(end.secure.previous.len(), 1);
+        end.secure.handle_timeout(ends_at);
+        assert_eq!(end.secure.previous.len(), 0);
+    }
+}
+
+#[test]
+fn without_randomness_nobody_is_asked_anything() {
+    let mut pair = Pair::established(false);
+    pair.client.secure.random = Box::new(Exhausted);
+    pair.client.secure.ping(pair.now);
+    pair.client.secure.begin(Reason::Rekey, pair.now);
+    pair.client.drain();
+    assert_eq!(pair.client.out, []);
+}
+
+#[test]
+fn a_move_is_told_if_the_link_is_up_and_the_address_is_another_one() {
+    let mut pair = Pair::established(false);
+    let from = |pair: &mut Pair, path: Path, address: &str| {
+        pair.server.info.peer = address.parse().unwrap();
+        pair.server.events.clear();
+        let message = pair.client.seal(&[0x45; 40], pair.now).unwrap();
+        assert_eq!(pair.server.open(path, &message, pair.now), Ok(()));
+        assert!(pair.server.has(|event| *event == Event::PathAdopted(path)));
+        pair.server.has(|event| matches!(event, Event::Moved(_)))
+    };
+    let same = pair.server.info.peer.to_string();
+    assert!(!from(&mut pair, Path(2), &same), "the address has stayed");
+    assert!(from(&mut pair, Path(3), "192.0.2.3:1"));
+    assert_eq!(pair.server.events.last(), Some(&Event::Moved("192.0.2.3:1".parse().unwrap())));
+    assert!(!from(&mut pair, Path(4), "192.0.2.3:1"));
+    pair.pass(11 * SECOND, false);
+    assert!(!from(&mut pair, Path(5), "192.0.2.4:1"), "that the peer is there says where it is");
+    assert!(pair.server.has(|event| matches!(event, Event::Up(_))));
+}
+
+#[test]
+fn an_mtu_that_is_not_known_differs_from_none() {
+    for (ours, theirs) in [(0, 1400), (1400, 0), (0, 0), (1400, 1400)] {
+        let mut pair = Pair::new(false);
+        (pair.client.secure.settings.mtu, pair.server.secure.settings.mtu) = (ours, theirs);
+        pair.connect();
+        pair.settle();
+        for end in [&pair.client, &pair.server] {
+            assert!(end.is_up() && !end.has(|event| matches!(event, Event::Notice(Notice::MtuDiffers(..)))));
+        }
+    }
+}
+
+#[test]
+fn only_a_connection_with_a_session_is_interrupted_and_only_while_the_link_is_up() {
+    let interrupted = |end: &End| end.has(|event| matches!(event, Event::Interrupted { .. }));
+    let mut pair = Pair::established(false);
+    pair.client.secure.link_down(PATH, pair.now);
+    pair.client.drain();
+    assert!(!interrupted(&pair.client), "the session of a datagram link is bound to no path");
+    let mut pair = Pair::established(true);
+    pair.pass(11 * SECOND, false);
+    assert!(pair.client.has(|event| *event == Event::PathRejected(PATH, Rejection::Silent)));
+    assert!(!interrupted(&pair.client), "what is down already is not interrupted");
+}
+
+/// Chance that was chosen beforehand, four bytes at a time.
+struct Chosen(VecDeque<u32>);
+
+impl Randomness for Chosen {
+    fn fill(&mut self, bytes: &mut [u8]) -> bool {
+        self.0.pop_front().is_some_and(|number| {
+            bytes.copy_from_slice(&number.to_be_bytes());
+            true
+        })
+    }
+}
+
+#[test]
+fn the_index_of_a_session_is_never_zero_nor_one_that_is_taken() {
+    let mut pair = Pair::established(false);
+    let session = pair.client.secure.current.as_ref().unwrap().local();
+    pair.client.secure.begin(Reason::Rekey, pair.now);
+    pair.client.drain();
+    let under_way = handshake::sender_index(&pair.client.out.remove(0).message);
+    pair.client.secure.random = Box::new(Chosen([0, session, under_way, 4711, 4712].into()));
+    assert_eq!(pair.client.secure.fresh_index(), Some(4711));
+    assert_eq!(pair.client.secure.fresh_index(), Some(4712));
+    assert_eq!(pair.client.secure.fresh_index(), None);
+}
+
+#[test]
+fn a_session_is_described_when_the_link_comes_up_and_not_with_each_new_one() {
+    for reliable in [false, true] {
+        let mut pair = Pair::established(reliable);
+        pair.pass(150 * SECOND, true);
+        let aead = pair.client.secure.current.as_ref().unwrap().terms.aead;
+        let expected = Notice::Session { aead, whole_super_packets: reliable };
+        for end in [&pair.client, &pair.server] {
+            assert!(end.events.iter().filter(|event| **event == Event::Renewed).count() >= 2);
+            let described = |event: &&Event| matches!(event, Event::Notice(Notice::Session { .. }));
+            let described: Vec<&Event> = end.events.iter().filter(described).collect();
+            assert_eq!(described, [&Event::Notice(expected)]);
+        }
+    }
+}
+
+#[test]
+fn what_has_not_the_form_of_an_answer_is_none() {
+    let (mut pair, init) = waiting(false, |_| {});
+    let resp = resp(&init, answer());
+    let changed = |place: usize| {
+        let mut changed = resp.clone();
+        changed[place] ^= 3;
+        changed
+    };
+    for message in [resp[..139].to_vec(), resp[..4].to_vec(), [&resp[..], &[0]].concat(), changed(1), changed(2)] {
+        assert_eq!(pair.client.open(PATH, &message, pair.now), Err(Refused::NotAMessage));
+    }
+    assert_eq!(pair.client.open(PATH, &resp, pair.now), Ok(()));
+}
+
+#[test]
+fn a_handshake_made_with_one_accepted_key_and_signed_with_another_is_refused() {
+    let own = private(Side::Listen);
+    let peer = |byte: u8| PrivateKey::from_bytes([byte; 32]);
+    let theirs = |byte: u8| Identity::with_keys(&peer(byte), own.public(), None, Side::Connect).unwrap();
+    let ours = [70, 71].map(|byte| Identity::with_keys(&own, peer(byte).public(), None, Side::Listen).unwrap());
+    let mut server = End::new(settings(Side::Listen), ours.to_vec(), 6, false, begin());
+    let mut init = handshake::initiate(&theirs(70), Zeroizing::new([1; 32]), 1, offer(1)).unwrap().message;
+    let honest = init.clone();
+    let (bytes, mac) = init.split_last_chunk_mut().unwrap();
+    *mac = theirs(71).outgoing().mac(bytes);
+    let now = begin();
+    assert_eq!(server.open(PATH, &init, now), Err(Refused::BadHandshake));
+    assert_eq!(server.out, []);
+    assert_eq!(server.open(PATH, &honest, now), Ok(()));
+}
+
+#[test]
+fn an_answer_is_judged_by_what_its_own_handshake_has_offered() {
+    let (mut pair, init) = waiting(false, |settings| settings.aead = AeadChoice::ChaCha20Poly1305);
+    pair.client.secure.settings.aead = AeadChoice::Auto;
+    let aes = Answer { aead: Aead::Aes256Gcm as u8, ..answer() };
+    assert_eq!(pair.client.open(PATH, &resp(&init, aes), pair.now), Ok(()));
+    assert!(!pair.client.secure.has_session());
+    assert!(pair.client.has(|event| *event == Event::Notice(Notice::Feature)));
+}
