@@ -467,3 +467,73 @@ impl Cipher for ChaChaPoly {
         Ok(plain.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statics() -> Statics {
+        let peer = Exchange::new(&[8; KEY_LEN]).expect("a key").public;
+        Statics::new(&[7; KEY_LEN], &peer).expect("a pair that yields something")
+    }
+
+    #[test]
+    fn the_nonce_is_the_iv_with_the_lane_and_the_counter_in_it() {
+        for aead in [Aead::Aes256Gcm, Aead::ChaCha20Poly1305] {
+            let mut key = DirectionKey::derive(&[3; KEY_LEN], aead).expect("a key");
+            key.iv = [0xff, 0, 0xff, 0x0f, 0xff, 0, 0, 0, 0, 0, 0x0f, 0xf0];
+            let nonce = key.nonce(0x3c, 0x0102_0304_0506_3c3c);
+            assert_eq!(nonce.as_ref(), &[0xff, 0, 0xff, 0x33, 0xfe, 2, 3, 4, 5, 6, 0x33, 0xcc]);
+        }
+    }
+
+    #[test]
+    fn counters_only_grow_and_end_before_the_first_would_come_again() {
+        let mut sealer = Sealer::new(&[3; KEY_LEN], Aead::ChaCha20Poly1305).expect("a key");
+        let (mut header, mut body) = ([0; 16], [0; 3 + TAG_LEN]);
+        assert!(sealer.seal(&mut header, b"one", &mut body) && sealer.seal(&mut header, b"two", &mut body));
+        assert_eq!((sealer.counter(), header[15]), (2, 1));
+        sealer.skip_to(1);
+        assert_eq!(sealer.counter(), 2);
+        sealer.skip_to(u64::MAX - 1);
+        assert_eq!(sealer.counter(), u64::MAX - 1);
+        assert!(sealer.seal(&mut header, b"one", &mut body));
+        assert!(!sealer.seal(&mut header, b"two", &mut body));
+    }
+
+    #[test]
+    fn an_ephemeral_key_is_given_once() {
+        let mut key = OneKey(Zeroizing::new([5; KEY_LEN]));
+        let mut bytes = [0; KEY_LEN + 1];
+        assert!(key.try_fill_bytes(&mut bytes).is_err() && key.try_fill_bytes(&mut bytes[..4]).is_err());
+        assert!(key.try_fill_bytes(&mut bytes[..KEY_LEN]).is_ok());
+        assert_eq!(bytes[..KEY_LEN], [5; KEY_LEN]);
+        assert!(key.try_fill_bytes(&mut bytes[..KEY_LEN]).is_err(), "it is used up");
+    }
+
+    #[test]
+    fn static_keys_are_what_they_were_made_of() {
+        let statics = statics();
+        assert_eq!(statics.private(), &[7; KEY_LEN]);
+        let peer = Exchange::new(&[8; KEY_LEN]).expect("a key");
+        assert_eq!(statics.peer(), &peer.public);
+        assert_eq!(statics.shared(), &*peer.with(statics.public()).expect("not zero"), "the peer comes to the same");
+    }
+
+    #[test]
+    fn names_say_how_messages_are_sealed_and_nothing_secret_is_shown() {
+        let names = [Aead::Aes256Gcm, Aead::ChaCha20Poly1305].map(|aead| aead.to_string());
+        assert_eq!(names, ["aes-256-gcm", "chacha20-poly1305"]);
+        let key = MacKey::new(Zeroizing::new([7; KEY_LEN]));
+        assert_eq!(format!("{key:?} {:?}", statics()), "MacKey(..) Statics(..)");
+    }
+
+    /// The kernel's list of what the processor has is the second opinion.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[test]
+    fn fast_aes_is_where_the_processor_has_it() {
+        let list = std::fs::read_to_string("/proc/cpuinfo").expect("the kernel's list");
+        let has = |feature: &str| list.split_whitespace().any(|word| word == feature);
+        assert_eq!(has_fast_aes(), has("aes") && (has("pclmulqdq") || has("pmull")));
+    }
+}
