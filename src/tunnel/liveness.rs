@@ -226,4 +226,14 @@ mod tests {
         liveness.heard(start);
         assert_eq!(liveness.deadline(), Some(start + MIN_PATIENCE), "but never without pause");
     }
+
+    #[test]
+    fn a_question_that_cannot_be_asked_is_due_again_after_the_pause() {
+        let (mut liveness, start) = begin();
+        for number in 1..=3 {
+            let at = start + number * 3 * SECOND;
+            assert_eq!(liveness.deadline(), Some(at));
+            assert_eq!((liveness.poll(at), liveness.poll(at)), (Some(Due::Ping), None));
+        }
+    }
 }

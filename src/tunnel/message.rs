@@ -499,6 +499,29 @@ mod tests {
     }
 
     #[test]
+    fn numbers_and_names_are_those_of_the_protocol() {
+        assert_eq!([INIT, RESP, DATA, SUPER, CTRL], [0xf0, 0xf1, 0xf4, 0xf5, 0xf6]);
+        let features = [FEATURE_AES, FEATURE_SUPER_TCP_V4, FEATURE_SUPER_TCP_V6, FEATURE_SUPER_UDP, FEATURE_AES_ONLY];
+        assert_eq!(features, [1, 2, 4, 8, 64]);
+        assert_eq!(FEATURES_RELIABLE, 14);
+        assert_eq!([Suite::Keys, Suite::Secret].map(|suite| suite.to_string()), ["keys", "secret"]);
+    }
+
+    #[test]
+    fn a_control_that_is_too_short_is_none() {
+        for number in [1, 2] {
+            let plain = [number; PONG_LEN];
+            assert_ne!(Control::parse(&plain), Control::Unknown);
+            for len in 1..PONG_LEN {
+                assert_eq!(Control::parse(&plain[..len]), Control::Unknown, "{number} in {len} bytes");
+            }
+        }
+        for plain in [&[][..], &[3], &[4; PONG_LEN]] {
+            assert_eq!(Control::parse(plain), Control::Unknown);
+        }
+    }
+
+    #[test]
     fn packets_look_plain_and_messages_do_not() {
         let mut v4 = [0; 84];
         (v4[0], v4[3]) = (0x45, 84);
@@ -506,7 +529,9 @@ mod tests {
         (v6[0], v6[5]) = (0x60, 8);
         assert!(looks_plain(LinkLayer::Tun, &v4) && looks_plain(LinkLayer::Tun, &v6));
         v4[3] = 83;
+        v6[5] = 9;
         assert!(!looks_plain(LinkLayer::Tun, &v4) && !looks_plain(LinkLayer::Tun, &v4[..19]));
+        assert!(!looks_plain(LinkLayer::Tun, &v6));
         let mut arp = [0; 60];
         (arp[12], arp[13]) = (8, 6);
         assert!(looks_plain(LinkLayer::Tap, &arp) && !looks_plain(LinkLayer::Tap, &arp[..13]));
