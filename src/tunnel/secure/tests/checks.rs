@@ -597,14 +597,36 @@ fn the_index_of_a_session_is_never_zero_nor_one_that_is_taken() {
 fn a_session_is_described_when_the_link_comes_up_and_not_with_each_new_one() {
     for reliable in [false, true] {
         let mut pair = Pair::established(reliable);
-        pair.pass(150 * SECOND, true);
         let aead = pair.client.secure.current.as_ref().unwrap().terms.aead;
-        let expected = Notice::Session { aead, whole_super_packets: reliable };
-        for end in [&pair.client, &pair.server] {
-            assert!(end.events.iter().filter(|event| **event == Event::Renewed).count() >= 2);
-            let described = |event: &&Event| matches!(event, Event::Notice(Notice::Session { .. }));
-            let described: Vec<&Event> = end.events.iter().filter(described).collect();
-            assert_eq!(described, [&Event::Notice(expected)]);
+        let expected = Event::Notice(Notice::Session { aead, whole_super_packets: reliable });
+        let described = |event: &&Event| matches!(event, Event::Notice(Notice::Session { .. }));
+        for renewed in [1, 2] {
+            for end in [&pair.client, &pair.server] {
+                assert!(end.events.iter().filter(|event| **event == Event::Renewed).count() >= renewed);
+                assert_eq!(end.events.iter().filter(described).collect::<Vec<_>>(), [&expected]);
+            }
+            pair.pass(150 * SECOND, true);
+        }
+    }
+}
+
+#[test]
+fn with_a_connection_go_its_sessions_and_no_others() {
+    for reliable in [false, true] {
+        let mut pair = Pair::established(reliable);
+        let rekey = |pair: &mut Pair| {
+            pair.client.secure.begin(Reason::Rekey, pair.now);
+            pair.client.drain();
+        };
+        rekey(&mut pair);
+        pair.settle();
+        rekey(&mut pair);
+        let init = pair.client.out.remove(0).message;
+        assert_eq!(pair.server.open(PATH, &init, pair.now), Ok(()));
+        for (path, left) in [(Path(2), 1), (PATH, usize::from(!reliable))] {
+            pair.server.secure.link_down(path, pair.now);
+            let secure = &pair.server.secure;
+            assert_eq!([secure.current.iter().len(), secure.next.len(), secure.previous.len()], [left; 3]);
         }
     }
 }
