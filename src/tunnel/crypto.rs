@@ -520,6 +520,56 @@ mod tests {
         assert_eq!(statics.shared(), &*peer.with(statics.public()).expect("not zero"), "the peer comes to the same");
     }
 
+    fn hex(text: &str) -> [u8; KEY_LEN] {
+        std::array::from_fn(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).expect("hex"))
+    }
+
+    #[test]
+    fn a_key_pair_exchanges_as_rfc_7748_says() {
+        let private = hex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a");
+        let public = hex("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
+        let peer = hex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f");
+        let shared = hex("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742");
+        let known = Statics::new(&private, &peer).map(Arc::new);
+        assert!(known.is_some());
+        for statics in [None, known] {
+            let (mut pair, mut out) = (KeyPair { keys: Keys::Unset, statics }, [0; KEY_LEN]);
+            assert!(pair.dh(&peer, &mut out).is_err(), "without a key there is nothing to exchange");
+            pair.set(&private);
+            assert_eq!((pair.name(), pair.pub_len(), pair.priv_len()), ("25519", KEY_LEN, KEY_LEN));
+            assert_eq!((pair.pubkey(), pair.privkey()), (&public[..], &private[..]));
+            assert!(pair.dh(&peer, &mut out).is_ok());
+            assert_eq!(out, shared);
+            assert!(pair.dh(&[0; KEY_LEN], &mut out).is_err(), "a result of zeros is none");
+        }
+    }
+
+    #[test]
+    fn the_hash_is_that_of_rfc_7693_and_forgets_on_demand() {
+        let mut blake = Blake2s::default();
+        assert_eq!((blake.name(), blake.block_len(), blake.hash_len()), ("BLAKE2s", 64, 32));
+        let mut out = [0; KEY_LEN];
+        for before in ["", "not this"] {
+            blake.input(before.as_bytes());
+            blake.reset();
+            blake.input(b"abc");
+            blake.result(&mut out);
+            assert_eq!(out, hex("508c5e8c327c14e2e1a72ba34eeb452f37458b209ed63a294d999b4c86675982"));
+        }
+    }
+
+    #[test]
+    fn the_cipher_opens_with_its_key_its_counter_and_what_stands_beside_it() {
+        let (mut cipher, mut sealed, mut out) = (ChaChaPoly::default(), [0; 3 + TAG_LEN], [0; 3]);
+        assert_eq!(cipher.name(), "ChaChaPoly");
+        assert_eq!(cipher.encrypt(1, b"beside", b"one", &mut sealed), 0, "there is no key");
+        cipher.set(&[3; KEY_LEN]);
+        assert_eq!(cipher.encrypt(1, b"beside", b"one", &mut sealed), sealed.len());
+        assert!(cipher.decrypt(2, b"beside", &sealed, &mut out).is_err());
+        assert!(cipher.decrypt(1, b"", &sealed, &mut out).is_err());
+        assert_eq!((cipher.decrypt(1, b"beside", &sealed, &mut out).ok(), &out), (Some(3), b"one"));
+    }
+
     #[test]
     fn names_say_how_messages_are_sealed_and_nothing_secret_is_shown() {
         let names = [Aead::Aes256Gcm, Aead::ChaCha20Poly1305].map(|aead| aead.to_string());

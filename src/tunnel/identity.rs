@@ -103,3 +103,29 @@ impl Identity {
         Zeroizing::new(*self.psk.bytes())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_keys(psk: Option<SharedSecret>) -> Identity {
+        let peer = PrivateKey::from_bytes([2; KEY_LEN]).public();
+        Identity::with_keys(&PrivateKey::from_bytes([1; KEY_LEN]), peer, psk, Side::Connect).expect("a pair of keys")
+    }
+
+    #[test]
+    fn the_prologue_names_the_suite_and_the_side_that_begins() {
+        let secret = Identity::with_secret(SharedSecret::from_bytes([7; KEY_LEN]), Side::Listen);
+        assert_eq!(secret.prologue(Side::Connect), b"simpletun/1\x02\x01");
+        assert_eq!(secret.prologue(Side::Listen), b"simpletun/1\x02\x02");
+        assert_eq!(with_keys(None).prologue(Side::Connect), b"simpletun/1\x01\x01");
+    }
+
+    #[test]
+    fn the_psk_is_the_secret_or_what_was_given_beside_the_keys_or_zeros() {
+        let secret = |byte| SharedSecret::from_bytes([byte; KEY_LEN]);
+        assert_eq!(*Identity::with_secret(secret(7), Side::Listen).psk_bytes(), [7; KEY_LEN]);
+        assert_eq!(*with_keys(Some(secret(9))).psk_bytes(), [9; KEY_LEN]);
+        assert_eq!(*with_keys(None).psk_bytes(), [0; KEY_LEN]);
+    }
+}
