@@ -522,6 +522,21 @@ mod tests {
     }
 
     #[test]
+    fn the_first_message_of_a_secure_link_is_known_by_its_length_and_its_beginning() {
+        for suite in [Suite::Keys, Suite::Secret] {
+            let mut message = vec![0; suite.init_len()];
+            message[..4].copy_from_slice(&[INIT, VERSION, suite as u8, 0]);
+            assert!(looks_secure(&message));
+            assert!(!looks_secure(&message[..message.len() - 1]) && !looks_secure(&message[..4]));
+            for byte in 0..4 {
+                let mut changed = message.clone();
+                changed[byte] ^= 3;
+                assert!(!looks_secure(&changed), "{suite} with another byte {byte}");
+            }
+        }
+    }
+
+    #[test]
     fn packets_look_plain_and_messages_do_not() {
         let mut v4 = [0; 84];
         (v4[0], v4[3]) = (0x45, 84);
