@@ -11,20 +11,23 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
-use log::info;
+use log::{info, warn};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use nix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::device::Device;
+use crate::device::netwatch::NetWatch;
 use crate::relay::Relay;
 use crate::transport::admission::Surroundings;
 use crate::transport::{Context, Mode, RESOLVER_TOKEN};
 
 const DEVICE_TOKEN: Token = Token(0);
 const SIGNAL_TOKEN: Token = Token(1);
+/// Token 2 is the resolver's.
+const NETWORK_TOKEN: Token = Token(3);
 
 /// Events taken in one turn; more wait for the next.
 const EVENT_CAPACITY: usize = 64;
@@ -57,6 +60,8 @@ pub struct EventLoop {
     poll: Poll,
     events: Events,
     signals: Signals,
+    /// `None` where the kernel does not tell about the network.
+    network: Option<NetWatch>,
     waker: Arc<Waker>,
     /// The same moment on two clocks: an `Instant` by itself does not go on while the machine sleeps.
     started_at: Instant,
@@ -71,6 +76,16 @@ fn started_at() -> Instant {
 /// Time since the machine was started. A kernel without this clock would be older than any that has what is needed here.
 fn boot_time() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
+}
+
+/// Listens to what the kernel tells about the network. Without it the timers of the link notice a change, later.
+fn watch_network(device: &Device, registry: &Registry) -> Option<NetWatch> {
+    // A device that is no interface has no index; 0 is nobody's.
+    let watch = NetWatch::open(device.index().unwrap_or_default()).and_then(|watch| {
+        registry.register(&mut SourceFd(&watch.as_raw_fd()), NETWORK_TOKEN, Interest::READABLE)?;
+        Ok(watch)
+    });
+    watch.inspect_err(|error| warn!("Cannot watch the network for changes: {error}")).ok()
 }
 
 impl EventLoop {
@@ -90,10 +105,11 @@ impl EventLoop {
         }
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
         registry.register(&mut signals, SIGNAL_TOKEN, Interest::READABLE)?;
+        let network = watch_network(device, registry);
         let waker = Arc::new(Waker::new(registry, RESOLVER_TOKEN)?);
         let events = Events::with_capacity(EVENT_CAPACITY);
         let (started_at, boot_time) = (started_at(), boot_time());
-        Ok(Self { poll, events, signals, waker, started_at, boot_time })
+        Ok(Self { poll, events, signals, network, waker, started_at, boot_time })
     }
 
     /// What a transport needs to be opened in this loop.
@@ -124,6 +140,10 @@ impl EventLoop {
     pub fn run(&mut self, relay: &mut Relay, when_peer_leaves: WhenPeerLeaves) -> io::Result<Outcome> {
         loop {
             let now = self.now();
+            let changes = self.network.as_mut().map(|network| network.poll(now)).unwrap_or_default();
+            if changes.elsewhere {
+                relay.network_changed(now);
+            }
             relay.handle_timeout(now);
             relay.run(now)?;
             if when_peer_leaves == WhenPeerLeaves::Return && relay.has_lost_peer() {
@@ -132,7 +152,9 @@ impl EventLoop {
             let sleep = if relay.is_runnable() {
                 Some(Duration::ZERO)
             } else {
-                relay.poll_timeout().map(|deadline| deadline.saturating_duration_since(now))
+                let network = self.network.as_ref().and_then(NetWatch::poll_timeout);
+                let deadline = [relay.poll_timeout(), network].into_iter().flatten().min();
+                deadline.map(|deadline| deadline.saturating_duration_since(now))
             };
             match self.poll.poll(&mut self.events, sleep) {
                 Ok(()) => {}
@@ -155,6 +177,7 @@ impl EventLoop {
             match event.token() {
                 DEVICE_TOKEN => relay.device_mut().set_readable(),
                 SIGNAL_TOKEN => signalled = true,
+                NETWORK_TOKEN => self.network.iter_mut().for_each(NetWatch::set_readable),
                 _ => relay.transport_mut().handle_event(event, now),
             }
         }

@@ -146,6 +146,17 @@ impl Relay {
         Ok(())
     }
 
+    /// Takes the news that links, addresses or routes of this host have changed: whether the peer can be reached still, or
+    /// again, is found out at once.
+    pub fn network_changed(&mut self, now: Instant) {
+        debug!("the network has changed");
+        self.transport.network_changed(now);
+        // What has no path any more need not be asked.
+        self.settle_links(now);
+        self.tunnel.network_changed(now);
+        self.carry_out_all(now);
+    }
+
     /// Says that the tunnel is down because this end closes it; what remains is to drop the relay.
     pub fn close_link(&mut self, reason: CloseReason, now: Instant) {
         self.ending = Some((DownReason::Requested.word(), None));

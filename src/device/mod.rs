@@ -22,6 +22,7 @@ pub mod holder;
 pub mod ioctl;
 pub mod netchange;
 pub mod netlink;
+pub mod netwatch;
 mod open_error;
 
 use netchange::{AddressSpec, NetChange, NetConfig, NetError};
@@ -180,6 +181,14 @@ impl Device {
     /// The interface's name now: it may have been renamed since.
     pub fn current_name(&self) -> String {
         ioctl::interface(&self.file).map_or_else(|_| self.name.clone(), |(name, _)| name)
+    }
+
+    /// The interface's index, which stays the same when it is renamed.
+    ///
+    /// # Errors
+    /// `ENODEV` if it was deleted.
+    pub fn index(&self) -> io::Result<u32> {
+        Ok(Netlink::open()?.link(&self.current_name())?.index)
     }
 
     /// Whether it carries packets or frames.

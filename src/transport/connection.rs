@@ -11,7 +11,8 @@ use mio::event::Event;
 use mio::net::TcpStream;
 
 use super::frame::{self, Decoder, Encoder};
-use super::{DownReason, Each, backoff};
+use super::{DownReason, Each, backoff, socket};
+use crate::config::LinkConfig;
 use crate::fault::{self, Origin, Severity};
 use crate::tunnel::{Path, PathInfo};
 
@@ -106,6 +107,11 @@ impl Connection {
     pub fn handle_event(&mut self, event: &Event) {
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+    }
+
+    /// True if this host no longer has the address of this end.
+    pub fn has_lost_address(&self, config: &LinkConfig) -> bool {
+        self.stream.local_addr().is_ok_and(|local| socket::is_lost(config, local))
     }
 
     /// True if a frame of any length can be taken now: the socket takes bytes and the buffer has room.

@@ -52,6 +52,8 @@ pub enum DownReason {
     Requested,
     /// The peer's name stands for another address now.
     AddressChanged,
+    /// This host no longer has the address that it used.
+    AddressLost,
 }
 
 impl DownReason {
@@ -64,6 +66,7 @@ impl DownReason {
             Self::Unreachable => "unreachable",
             Self::Requested => "requested",
             Self::AddressChanged => "address-changed",
+            Self::AddressLost => "address-lost",
         }
     }
 
@@ -132,6 +135,10 @@ pub trait Transport {
 
     /// Closes what there is and begins anew, at once.
     fn reconnect(&mut self, now: Instant);
+
+    /// Takes the news that links, addresses or routes of this host have changed: what waits for a better time tries now,
+    /// and what uses an address that the host no longer has is given up. What may still work goes on.
+    fn network_changed(&mut self, now: Instant);
 
     /// True if a message of any legal length can be sent now. The one predicate for back-pressure.
     fn can_send(&self) -> bool;

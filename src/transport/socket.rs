@@ -33,6 +33,15 @@ pub fn new(config: &LinkConfig, address: SocketAddr, kind: Type) -> io::Result<S
     Ok(socket)
 }
 
+/// True if this host no longer has the address: nothing arrives any more for a socket that is bound to it.
+pub fn is_lost(config: &LinkConfig, address: SocketAddr) -> bool {
+    let mut address = super::connection::canonical(address);
+    address.set_port(0);
+    let bound = new(config, address, Type::DGRAM).and_then(|socket| socket.bind(&address.into()));
+    // With the zone of a link-local address its interface is gone, too.
+    bound.is_err_and(|error| matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)))
+}
+
 /// Gives an error a text of its own and keeps its kind.
 pub fn explain(error: &io::Error, text: String) -> io::Error {
     io::Error::new(error.kind(), text)

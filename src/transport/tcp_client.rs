@@ -194,6 +194,17 @@ impl TcpClient {
         }
     }
 
+    /// Gives up what there is, and looks for the server at once.
+    fn begin_anew(&mut self, reason: DownReason, now: Instant) {
+        if let Stage::Live(connection) = &self.stage {
+            let path = connection.path();
+            self.events.push_back(LinkEvent::Down { path, reason, retry: Some(Duration::ZERO) });
+        }
+        self.backoff.reset();
+        self.close(now);
+        self.start_round(now);
+    }
+
     /// Ends the live connection if it has ended by itself.
     fn reap(&mut self, now: Instant) {
         let Stage::Live(connection) = &self.stage else { return };
@@ -263,13 +274,20 @@ impl Transport for TcpClient {
     }
 
     fn reconnect(&mut self, now: Instant) {
-        if let Stage::Live(connection) = &self.stage {
-            let (path, reason) = (connection.path(), DownReason::Requested);
-            self.events.push_back(LinkEvent::Down { path, reason, retry: Some(Duration::ZERO) });
+        self.begin_anew(DownReason::Requested, now);
+    }
+
+    fn network_changed(&mut self, now: Instant) {
+        let is_lost = |address: io::Result<SocketAddr>| address.is_ok_and(|local| socket::is_lost(&self.config, local));
+        let begins_anew = match &self.stage {
+            Stage::Live(connection) => connection.has_lost_address(&self.config),
+            Stage::Connecting { stream, .. } => is_lost(stream.local_addr()),
+            Stage::Waiting { .. } => true,
+            Stage::Resolving { .. } => false,
+        };
+        if begins_anew {
+            self.begin_anew(DownReason::AddressLost, now);
         }
-        self.backoff.reset();
-        self.close(now);
-        self.start_round(now);
     }
 
     fn can_send(&self) -> bool {

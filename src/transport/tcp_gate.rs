@@ -220,6 +220,14 @@ impl Transport for TcpGate {
         }
     }
 
+    fn network_changed(&mut self, _now: Instant) {
+        let lost = self.live.take_if(|connection| connection.has_lost_address(&self.config));
+        if let Some(connection) = lost {
+            let (path, reason) = (connection.path(), DownReason::AddressLost);
+            self.events.push_back(LinkEvent::Down { path, reason, retry: None });
+        }
+    }
+
     fn can_send(&self) -> bool {
         self.live.as_ref().is_some_and(|connection| connection.can_send())
     }

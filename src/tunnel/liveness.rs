@@ -28,6 +28,8 @@ pub struct Liveness {
     probed: bool,
     doubted: bool,
     gone: bool,
+    /// When something has happened that the peer may not have survived.
+    shaken_at: Option<Instant>,
     /// When the peer is asked although nothing was sent.
     idle_ping_at: Instant,
     ping: Option<(u64, Instant)>,
@@ -45,6 +47,7 @@ impl Liveness {
             probed: false,
             doubted: false,
             gone: false,
+            shaken_at: None,
             idle_ping_at: now + keepalive,
             ping: None,
             smoothed_rtt: None,
@@ -65,8 +68,13 @@ impl Liveness {
     pub fn heard(&mut self, now: Instant) {
         self.heard_at = now;
         self.idle_ping_at = now + self.keepalive;
-        self.waiting_since = None;
+        (self.waiting_since, self.shaken_at) = (None, None);
         (self.probed, self.doubted, self.gone) = (false, false, false);
+    }
+
+    /// The way to the peer may be another one from now on: a ping goes out, and one that is not answered is not repeated.
+    pub fn shaken(&mut self, now: Instant) {
+        self.shaken_at.get_or_insert(now);
     }
 
     /// Something was sent that an answer may be expected to.
@@ -109,7 +117,9 @@ impl Liveness {
         }
         let answer_by = self.waiting_since.map(|since| since + self.patience());
         let probe = answer_by.filter(|_| !self.probed);
-        let doubt = answer_by.map(|at| at + self.patience()).filter(|_| !self.doubted);
+        let shaken_by = self.shaken_at.map(|at| at + self.patience());
+        let doubt =
+            answer_by.map(|at| at + self.patience()).into_iter().chain(shaken_by).min().filter(|_| !self.doubted);
         [probe, doubt, Some(self.idle_ping_at), Some(self.heard_at + self.down_after)].into_iter().flatten().min()
     }
 
@@ -124,7 +134,8 @@ impl Liveness {
         }
         let patience = self.patience();
         let waited = self.waiting_since.map(|since| now.saturating_duration_since(since));
-        if !self.doubted && waited.is_some_and(|waited| waited >= patience * 2) {
+        let is_shaken = self.shaken_at.is_some_and(|at| now >= at + patience);
+        if !self.doubted && (is_shaken || waited.is_some_and(|waited| waited >= patience * 2)) {
             (self.probed, self.doubted) = (true, true);
             return Some(Due::Doubt);
         }
@@ -191,6 +202,20 @@ mod tests {
         liveness.heard(start + 2 * SECOND);
         assert_eq!(liveness.poll(start + 2 * SECOND), None);
         assert_eq!(course(&mut liveness, start, 4 * SECOND), []);
+    }
+
+    #[test]
+    fn a_ping_across_a_changed_network_is_doubted_after_one_round_trip_and_forgotten_when_answered() {
+        let (mut liveness, start) = begin();
+        liveness.pinged(1, start);
+        liveness.shaken(start);
+        liveness.shaken(start + 200 * MS);
+        let expected = [(300, Due::Doubt), (3000, Due::Ping)];
+        assert_eq!(course(&mut liveness, start, 5 * SECOND), expected);
+        liveness.heard(start + 5 * SECOND);
+        liveness.shaken(start + 5 * SECOND);
+        liveness.heard(start + 5 * SECOND + MS);
+        assert_eq!(course(&mut liveness, start, 7 * SECOND), []);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! chance is handed to it. There are two kinds of link, fixed by the configuration: [`plain`] (a message is a packet)
 //! and [`secure`] (Noise handshakes, sealed messages; `docs/PROTOCOL.md`). Nothing ever changes one into the other.
 //!
-//! The caller drains [`Tunnel::poll_event`] and [`Tunnel::poll_transmit`] after every `link_up`, `link_down`, `open`, `close` and
-//! `handle_timeout`.
+//! The caller drains [`Tunnel::poll_event`] and [`Tunnel::poll_transmit`] after every `link_up`, `link_down`,
+//! `network_changed`, `open`, `close` and `handle_timeout`.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -312,6 +312,14 @@ impl Tunnel {
         match self {
             Self::Plain(plain) => plain.link_down(path, now),
             Self::Secure(secure) => secure.link_down(path, now),
+        }
+    }
+
+    /// Takes the news that the network of this host has changed. A secure link asks its peer at once.
+    pub fn network_changed(&mut self, now: Instant) {
+        match self {
+            Self::Plain(_) => {}
+            Self::Secure(secure) => secure.network_changed(now),
         }
     }
 

@@ -75,6 +75,8 @@ pub mod stat {
     pub const DROP_BAD_SUPER: &str = "drop-bad-super";
     /// Times that the tunnel came up.
     pub const UPS: &str = "ups";
+    /// Connections and datagram peers so far.
+    pub const LINK_PATHS: &str = "link-paths";
     /// Connections that were closed before they had authenticated themselves.
     pub const LINK_STRANGERS: &str = "link-strangers";
 }

@@ -231,6 +231,22 @@ impl Transport for UdpClient {
         self.look_up(now);
     }
 
+    fn network_changed(&mut self, now: Instant) {
+        let local = self.open.as_ref().map(|open| open.channel.local_address());
+        let is_lost = local.flatten().is_some_and(|local| socket::is_lost(&self.config, local));
+        let waits = self.open_again_at.take().is_some();
+        if !is_lost && !waits && self.open.is_some() {
+            return;
+        }
+        self.close(if is_lost { DownReason::AddressLost } else { DownReason::Unreachable });
+        self.backoff.reset();
+        self.look_up(now);
+        // The last good addresses are in use until the look-up has ended.
+        if self.open.is_none() && !self.known.is_empty() {
+            self.open_any(None, now);
+        }
+    }
+
     fn can_send(&self) -> bool {
         self.open.as_ref().is_some_and(|open| open.channel.can_send())
     }

@@ -123,6 +123,16 @@ impl Channel {
         self.writable
     }
 
+    /// The local address and port.
+    fn local_address(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()?.as_socket()
+    }
+
+    /// True if this host no longer has the address that datagrams leave from.
+    fn has_lost_source(&self, config: &LinkConfig) -> bool {
+        self.from.is_some_and(|from| super::socket::is_lost(config, SocketAddr::new(from, 0)))
+    }
+
     fn has_input(&self) -> bool {
         self.next < self.received || self.readable
     }

@@ -335,6 +335,18 @@ impl Transport for Roaming {
         }
     }
 
+    fn network_changed(&mut self, now: Instant) {
+        // An end that connects has left the choice of its address to the route from the beginning.
+        if self.config.role.is_client() || self.channel.has_lost_source(&self.config) {
+            self.forget_way();
+        }
+        let waits = self.search.announce_at.take().is_some();
+        if waits || (self.follows_name() && !self.unanswered.duration(now).is_zero()) {
+            self.search.backoff.reset();
+            self.look_up(now);
+        }
+    }
+
     fn can_send(&self) -> bool {
         // Without a peer packets go nowhere, at once: they are not to wait in the device until there is one again.
         self.sources.peer.is_none() || self.channel.can_send()

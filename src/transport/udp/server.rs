@@ -42,6 +42,7 @@ impl Peer {
 
 /// The listening side of a UDP link.
 pub struct UdpServer {
+    config: LinkConfig,
     channel: Channel,
     is_ipv6: bool,
     door: Door,
@@ -73,6 +74,7 @@ impl UdpServer {
         log::info!("listening on {address} transport=udp");
         admission.refresh_remote(now);
         let mut server = Self {
+            config: config.clone(),
             channel,
             is_ipv6: address.is_ipv6(),
             door: Door {
@@ -231,6 +233,14 @@ impl Transport for UdpServer {
             self.events.push_back(LinkEvent::Down { path: peer.path, reason, retry: None });
         }
         self.channel.outgoing.clear();
+        self.door.admission.refresh_remote(now);
+        self.expect_remote();
+    }
+
+    fn network_changed(&mut self, now: Instant) {
+        if self.channel.has_lost_source(&self.config) {
+            self.channel.from = None;
+        }
         self.door.admission.refresh_remote(now);
         self.expect_remote();
     }

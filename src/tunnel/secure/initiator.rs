@@ -125,6 +125,17 @@ impl Secure {
         }
     }
 
+    /// What was sent may have gone astray: the next INIT is due, and its repetitions begin anew. A peer that has said no,
+    /// or whose turn it is, is not asked sooner.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        let may_be_lost = self.link.is_some_and(|link| !link.info.reliable);
+        let attempt = self.attempt.as_mut().filter(|attempt| may_be_lost && !attempt.refused && !attempt.gave_way);
+        if let Some(attempt) = attempt {
+            (attempt.next_at, attempt.wait) = (attempt.next_at.min(now), FIRST_WAIT);
+            self.continue_attempt(now);
+        }
+    }
+
     /// Sends the next INIT if it is time.
     pub(super) fn continue_attempt(&mut self, now: Instant) {
         let Some(attempt) = self.attempt.as_ref().filter(|attempt| attempt.next_at <= now) else { return };

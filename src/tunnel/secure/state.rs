@@ -62,6 +62,18 @@ impl Secure {
         }
     }
 
+    /// The way to the peer may be another one: it is asked at once whether it hears us still, or looked for if it was not
+    /// there.
+    pub fn network_changed(&mut self, now: Instant) {
+        if self.up && self.has_session() {
+            self.ping(now);
+            if let Some(liveness) = &mut self.liveness {
+                liveness.shaken(now);
+            }
+        }
+        self.ask_again(now);
+    }
+
     /// A session is confirmed: it is the current one from now on, and its path the live one.
     pub(super) fn complete(&mut self, session: Session, path: Path, info: &PathInfo, now: Instant) {
         let terms = session.terms;
