@@ -231,7 +231,9 @@ fn daemon(line: &str) -> OwnedFd {
         let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
         let context = event_loop.context(surroundings, Mode::Plain, None).expect("a context");
         let transport = transport::open(&config.link, context, event_loop.now()).expect("a transport");
-        let mut relay = Relay::new(device, transport, Tunnel::plain(config.device.kind), &config.link, config.debug);
+        let now = event_loop.now();
+        let mut relay =
+            Relay::new(device, transport, Tunnel::plain(config.device.kind), &config.link, config.debug, now);
         ready.send(()).expect("somebody waits");
         // It ends with an error when the benchmark closes the device's far side.
         drop(event_loop.run(&mut relay, WhenPeerLeaves::GoOn));

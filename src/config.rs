@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::link_state::State;
 use crate::memory::MemoryError;
 use crate::tunnel::keys::{KeyError, PrivateKey, PublicKey, SharedSecret};
 
@@ -293,6 +294,25 @@ pub enum Offload {
     Off,
 }
 
+/// Whether the device's carrier follows the link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CarrierChoice {
+    /// If the daemon has created the device.
+    #[default]
+    Auto,
+    /// On every device.
+    On,
+    /// It is on all the time.
+    Off,
+}
+
+impl CarrierChoice {
+    /// True if it follows the link on a device that was created by this program or not.
+    pub fn follows(self, created: bool) -> bool {
+        self == Self::On || (self == Self::Auto && created)
+    }
+}
+
 /// The device to create or to attach to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceConfig {
@@ -336,6 +356,8 @@ pub struct NetworkConfig {
     pub tx_queue_len: Option<u32>,
     /// Bring the device up.
     pub up: bool,
+    /// Whether its carrier follows the link.
+    pub carrier: CarrierChoice,
 }
 
 /// The settings of a tunnel, checked.
@@ -376,6 +398,17 @@ impl Config {
 }
 
 impl LinkConfig {
+    /// What is known about the peer before anything has happened. Who speaks first over plain UDP cannot wait for a sign
+    /// of the peer, which may wait for one itself.
+    pub fn rest_state(&self) -> State {
+        let speaks_first = matches!(&self.role, Role::Connect(_) | Role::Listen(Access::Remote { .. }));
+        match &self.role {
+            _ if speaks_first && self.protocol == Protocol::Udp && !self.security.is_secure() => State::Unknown,
+            Role::Connect(_) => State::Connecting,
+            Role::Listen(_) => State::Waiting,
+        }
+    }
+
     /// The MTU of a tun device whose packets fit a path of 1500 bytes over UDP: less the IP and UDP headers, IPv6's
     /// unless the link is certain to be IPv4, and what a secure link adds. The ends of a secure link compare their MTUs, so
     /// there it is IPv6's in any case, whatever an end happens to know. `None` over TCP, which takes any length.

@@ -31,6 +31,8 @@ pub enum Drop {
     TooLong,
     /// From the device: the transport did not take it.
     NotSent,
+    /// From the device: a packet of the link itself, which is routed into the tunnel.
+    RoutingLoop,
     /// From the device: a super-packet whose header does not fit it.
     Malformed,
     /// From the network: too short, or neither IPv4 nor IPv6 on a tun device.
@@ -66,10 +68,11 @@ pub enum Drop {
 }
 
 /// Every cause with its name in the statistics, in the order of the enumeration.
-const DROPS: [(Drop, &str); 19] = [
+const DROPS: [(Drop, &str); 20] = [
     (Drop::NoPeer, "no-peer"),
     (Drop::TooLong, "too-long"),
     (Drop::NotSent, "not-sent"),
+    (Drop::RoutingLoop, "routing-loop"),
     (Drop::Malformed, "malformed"),
     (Drop::Invalid, "invalid"),
     (Drop::NotLive, "not-live"),

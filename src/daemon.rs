@@ -60,16 +60,20 @@ fn serve(
     if config.device.persist {
         relay.device_mut().persist(true).with_context(|| format!("Cannot make the device {name} persistent"))?;
     }
+    let created = relay.device_mut().was_created();
+    relay.set_carrier_following(config.network.carrier.follows(created));
     advise(relay.device_mut(), &config.link);
     loop {
         let when_peer_leaves = if config.once { WhenPeerLeaves::Return } else { WhenPeerLeaves::GoOn };
         match event_loop.run(&mut relay, when_peer_leaves).map_err(|error| device_ended(&name, error))? {
             Outcome::Terminated => {
                 relay.close_link(CloseReason::Stops, event_loop.now());
+                relay.set_carrier_following(false);
                 info!("ending as asked by a signal");
                 return Ok(());
             }
             Outcome::PeerLeft => {
+                relay.set_carrier_following(false);
                 info!("ending because the peer has left");
                 return Ok(());
             }
@@ -109,6 +113,7 @@ fn reload(
     }
     let old_link = config.link.clone();
     *config = new;
+    relay.set_carrier_following(config.network.carrier.follows(created));
     info!("configuration read again, reconnecting");
     if config.link == old_link {
         relay.transport_mut().reconnect(event_loop.now());
@@ -116,7 +121,7 @@ fn reload(
     }
     // The old transport has to be gone before a new one can listen on the same port.
     relay.close_link(CloseReason::BeginsAnew, event_loop.now());
-    let (device, counters) = relay.into_parts();
+    let (device, past) = relay.into_parts();
     let mut relay = match link::open(device, &config.link, config.debug, event_loop) {
         Ok(relay) => relay,
         Err((device, failure)) => {
@@ -125,7 +130,7 @@ fn reload(
             link::open(device, &config.link, config.debug, event_loop).map_err(|(_, error)| error)?
         }
     };
-    relay.set_counters(counters);
+    relay.continue_from(past, event_loop.now());
     Ok(relay)
 }
 

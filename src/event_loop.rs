@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{info, warn};
+use log::info;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Interest, Poll, Token, Waker};
 use nix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
@@ -78,16 +78,6 @@ fn boot_time() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
-/// Listens to what the kernel tells about the network. Without it the timers of the link notice a change, later.
-fn watch_network(device: &Device, registry: &Registry) -> Option<NetWatch> {
-    // A device that is no interface has no index; 0 is nobody's.
-    let watch = NetWatch::open(device.index().unwrap_or_default()).and_then(|watch| {
-        registry.register(&mut SourceFd(&watch.as_raw_fd()), NETWORK_TOKEN, Interest::READABLE)?;
-        Ok(watch)
-    });
-    watch.inspect_err(|error| warn!("Cannot watch the network for changes: {error}")).ok()
-}
-
 impl EventLoop {
     /// Takes over the signals and watches the device. The device has to be attached already.
     ///
@@ -105,7 +95,7 @@ impl EventLoop {
         }
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2])?;
         registry.register(&mut signals, SIGNAL_TOKEN, Interest::READABLE)?;
-        let network = watch_network(device, registry);
+        let network = NetWatch::registered(device.index().unwrap_or_default(), registry, NETWORK_TOKEN);
         let waker = Arc::new(Waker::new(registry, RESOLVER_TOKEN)?);
         let events = Events::with_capacity(EVENT_CAPACITY);
         let (started_at, boot_time) = (started_at(), boot_time());
@@ -141,8 +131,8 @@ impl EventLoop {
         loop {
             let now = self.now();
             let changes = self.network.as_mut().map(|network| network.poll(now)).unwrap_or_default();
-            if changes.elsewhere {
-                relay.network_changed(now);
+            if changes.any() {
+                relay.network_changed(changes, now);
             }
             relay.handle_timeout(now);
             relay.run(now)?;
@@ -194,7 +184,7 @@ impl EventLoop {
                     info!("reconnecting as asked by a signal");
                     relay.transport_mut().reconnect(now);
                 }
-                SIGUSR2 => info!("statistics {}", relay.statistics()),
+                SIGUSR2 => info!("statistics {}", relay.statistics(now)),
                 _ => {}
             }
         }

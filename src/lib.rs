@@ -7,7 +7,7 @@
 //! everybody counts and sorts errors with; [`memory`] keeps keys out of core files; [`sys`] holds the
 //! system calls that no crate offers; [`tools`] are the subcommands.
 //!
-//! [`hint`] is what the daemon remembers across restarts.
+//! [`hint`] is what the daemon remembers across restarts; [`link_state`] what it knows about its peer, for all who report it.
 //!
 //! `docs/ARCHITECTURE.md` in the repository says why it is built so.
 
@@ -30,6 +30,7 @@ pub mod device;
 pub mod event_loop;
 pub mod fault;
 pub mod hint;
+pub mod link_state;
 pub mod logging;
 pub mod memory;
 pub mod offload;

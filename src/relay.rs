@@ -3,6 +3,7 @@
 //! It joins device, tunnel and transport and is the only place that sees all three. It has no descriptor of its own
 //! and reads no clock. Every packet that ends here is counted by its cause.
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,18 +12,24 @@ use log::{debug, info};
 
 use crate::config::{LinkConfig, Protocol};
 use crate::counters::{Counters, Drop, Statistics};
+use crate::device::netwatch::Changes;
 use crate::device::{Device, Flow, Received};
 use crate::fault::FaultLog;
 use crate::hint::Hint;
+use crate::link_state::{LinkState, State};
 use crate::offload::merge::{Batch, Merger};
 use crate::offload::{Checksum, VIRTIO_HEADER_LEN};
 use crate::transport::{DownReason, LinkEvent, Transport};
 use crate::tunnel::message::CloseReason;
 use crate::tunnel::{Event, Path, Rejection, Transmit, Tunnel};
 
+mod carrier;
+pub mod loop_guard;
 mod output;
 mod words;
 
+use carrier::Carrier;
+use loop_guard::LoopGuard;
 pub use output::WIRE_LOG;
 use output::{Output, WireLog};
 
@@ -33,6 +40,14 @@ const DEVICE_BUDGET_BYTES: usize = 256 * 1024;
 /// Messages taken from the network in one turn.
 const NETWORK_BUDGET: usize = 256;
 
+/// What a link leaves to the one that takes its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Past {
+    counters: Counters,
+    state: LinkState,
+    carrier: Carrier,
+}
+
 /// Device, tunnel and transport of one daemon.
 pub struct Relay {
     device: Device,
@@ -40,20 +55,35 @@ pub struct Relay {
     tunnel: Tunnel,
     protocol: Protocol,
     is_client: bool,
+    state: LinkState,
+    carrier: Carrier,
+    /// `None` where nobody knows about routes.
+    guard: Option<LoopGuard>,
     counters: Counters,
     merger: Merger,
     wire_log: Option<WireLog>,
     /// Why the path that is being taken from the tunnel ended, and when this end tries again.
     ending: Option<(&'static str, Option<Duration>)>,
     has_lost_peer: bool,
+    told_ready: bool,
     hint: Option<Hint>,
     faults: FaultLog,
 }
 
 impl Relay {
     /// Joins the three. `debug` asks for a line for each packet.
-    pub fn new(device: Device, transport: Box<dyn Transport>, tunnel: Tunnel, link: &LinkConfig, debug: bool) -> Self {
+    pub fn new(
+        device: Device,
+        transport: Box<dyn Transport>,
+        tunnel: Tunnel,
+        link: &LinkConfig,
+        debug: bool,
+        now: Instant,
+    ) -> Self {
         Self {
+            state: LinkState::new(link.rest_state(), link.down_after, now),
+            carrier: Carrier::default(),
+            guard: None,
             tunnel,
             merger: Merger::new(device.kind(), device.capabilities()),
             device,
@@ -64,6 +94,7 @@ impl Relay {
             wire_log: debug.then(WireLog::default),
             ending: None,
             has_lost_peer: false,
+            told_ready: false,
             hint: None,
             faults: FaultLog::default(),
         }
@@ -75,14 +106,26 @@ impl Relay {
         Self { hint, ..self }
     }
 
-    /// Gives the device back and closes the link.
-    pub fn into_parts(self) -> (Device, Counters) {
-        (self.device, self.counters)
+    /// Has the route to the peer watched.
+    #[must_use]
+    pub fn guarded(self, guard: Option<LoopGuard>) -> Self {
+        Self { guard, ..self }
     }
 
-    /// Goes on counting from here.
-    pub fn set_counters(&mut self, counters: Counters) {
-        self.counters = counters;
+    /// Gives the device back and closes the link.
+    pub fn into_parts(self) -> (Device, Past) {
+        (self.device, Past { counters: self.counters, state: self.state, carrier: self.carrier })
+    }
+
+    /// Goes on where another link with the same device has ended.
+    pub fn continue_from(&mut self, past: Past, now: Instant) {
+        (self.counters, self.carrier) = (past.counters, past.carrier);
+        self.state.continue_from(&past.state, now);
+    }
+
+    /// Lets the device's carrier follow the link, or leaves it on.
+    pub fn set_carrier_following(&mut self, follows: bool) {
+        self.carrier.set_following(follows, &self.device);
     }
 
     /// The device.
@@ -95,9 +138,10 @@ impl Relay {
         &mut *self.transport
     }
 
-    /// The counters so far.
-    pub fn statistics(&self) -> Statistics<'_> {
-        Statistics(&self.counters, self.transport.counters())
+    /// The state and the counters so far.
+    pub fn statistics(&self, now: Instant) -> impl Display {
+        let (state, lasting) = (self.state.state(), self.state.lasting(now).as_secs());
+        format!("state={state} state-seconds={lasting} {}", Statistics(&self.counters, self.transport.counters()))
     }
 
     /// True once a peer that was up has gone.
@@ -119,7 +163,8 @@ impl Relay {
 
     /// The earliest deadline of transport and tunnel.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.transport.poll_timeout(), self.tunnel.poll_timeout()].into_iter().flatten().min()
+        let state = self.state.poll_timeout();
+        [self.transport.poll_timeout(), self.tunnel.poll_timeout(), state].into_iter().flatten().min()
     }
 
     /// Lets time pass for those whose deadline has come.
@@ -132,6 +177,7 @@ impl Relay {
         if self.tunnel.poll_timeout().is_some_and(|at| at <= now) {
             self.tunnel.handle_timeout(now);
         }
+        self.state.handle_timeout(now);
     }
 
     /// One turn of both pumps, and of what they have caused.
@@ -148,7 +194,11 @@ impl Relay {
 
     /// Takes the news that links, addresses or routes of this host have changed: whether the peer can be reached still, or
     /// again, is found out at once.
-    pub fn network_changed(&mut self, now: Instant) {
+    pub fn network_changed(&mut self, changes: Changes, now: Instant) {
+        let is_mended = self.guard.as_mut().is_some_and(|guard| guard.check(&mut self.faults, now));
+        if !changes.elsewhere && !is_mended {
+            return;
+        }
         debug!("the network has changed");
         self.transport.network_changed(now);
         // What has no path any more need not be asked.
@@ -170,9 +220,13 @@ impl Relay {
         if !self.may_read_device() {
             return Ok(());
         }
-        let Self { device, transport, tunnel, counters, wire_log, .. } = self;
+        let Self { device, transport, tunnel, counters, wire_log, guard, .. } = self;
         let mut bytes = 0;
         let result = device.read_each(DEVICE_BUDGET, &mut |mut received| {
+            if guard.as_ref().is_some_and(|guard| guard.stops(received.packet())) {
+                counters.drop_one(Drop::RoutingLoop);
+                return Flow::Continue;
+            }
             let mut sender = Sender { transport: &mut **transport, tunnel, counters, wire_log, now };
             match sender.whole(&mut received) {
                 Some(len) => bytes += len,
@@ -215,7 +269,12 @@ impl Relay {
         loop {
             self.carry_out_all(now);
             match self.transport.poll_link() {
-                Some(LinkEvent::Up(path, info)) => self.tunnel.link_up(path, info, now),
+                Some(LinkEvent::Up(path, info)) => {
+                    if self.state.state() == State::Unknown {
+                        self.tell_ready(info.peer);
+                    }
+                    self.tunnel.link_up(path, info, now);
+                }
                 Some(LinkEvent::Down { path, reason, retry }) => {
                     // A newcomer that leaves says nothing about the peer.
                     if self.tunnel.live_path() == Some(path) {
@@ -223,9 +282,27 @@ impl Relay {
                     }
                     self.tunnel.link_down(path, now);
                 }
-                None => return,
+                None => break,
             }
         }
+        self.carrier.follow(&self.state, &self.device);
+        if let Some(guard) = &mut self.guard {
+            guard.follow(self.transport.peer_address(), &mut self.faults, now);
+        }
+    }
+
+    /// Says once that packets can go out, which tells nothing about the peer.
+    fn tell_ready(&mut self, peer: SocketAddr) {
+        if !std::mem::replace(&mut self.told_ready, true) {
+            let (device, protocol, state) = (self.named_device(), self.protocol, self.state.state());
+            info!("tunnel ready {device} peer={peer} transport={protocol} state={state}");
+        }
+    }
+
+    /// The device's name and MTU as they are now.
+    fn named_device(&self) -> String {
+        let mtu = self.device.mtu().map(|mtu| format!(" mtu={mtu}")).unwrap_or_default();
+        format!("dev={}{mtu}", self.device.current_name())
     }
 
     /// Carries out what the tunnel has decided, and sends what it has to say, in the order of its decisions: a message may
@@ -247,6 +324,9 @@ impl Relay {
             Event::PathRejected(path, why) => self.reject(path, why, now),
             Event::Up(info) => {
                 self.counters.ups += 1;
+                self.state.handle_up(now);
+                // Before its MTU is asked for: with that the kernel waits until packets pass the carrier.
+                self.carrier.follow(&self.state, &self.device);
                 let name = self.device.current_name();
                 let mtu = self.device.mtu().map(|mtu| format!(" mtu={mtu}")).unwrap_or_default();
                 info!("tunnel up dev={name} peer={} transport={}{mtu}", info.peer, self.protocol);
@@ -265,6 +345,7 @@ impl Relay {
                 // Neither a newcomer in its place nor our own wish means that the peer has left.
                 let leaves = !matches!(why, Some(Rejection::Replaced | Rejection::Occupied | Rejection::WantsSecure));
                 self.has_lost_peer |= leaves && reason != DownReason::Requested.word();
+                self.state.handle_down(reason, words::outlook(why, reason), now);
                 let retry = retry.map(|wait| format!(" retry={}ms", wait.as_millis())).unwrap_or_default();
                 info!("tunnel down reason={reason} idle={}s{retry} peer={peer}", idle.as_secs());
             }
@@ -278,11 +359,15 @@ impl Relay {
                     None => self.ending.take().unwrap_or((DownReason::Closed.word(), None)),
                 };
                 self.has_lost_peer |= reason != DownReason::Requested.word();
+                self.state.handle_interrupted(reason, now);
                 let retry = retry.map(|wait| format!(" retry={}ms", wait.as_millis())).unwrap_or_default();
                 info!("tunnel interrupted reason={reason}{retry} peer={peer}");
             }
             Event::Renewed => self.counters.handshakes += 1,
-            Event::Resumed(peer) => info!("tunnel resumed peer={peer}"),
+            Event::Resumed(peer) => {
+                self.state.handle_up(now);
+                info!("tunnel resumed peer={peer}");
+            }
             Event::Notice(notice) => words::tell(notice, self.device.kind(), &mut self.faults, now),
         }
     }

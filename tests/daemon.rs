@@ -225,7 +225,9 @@ impl End {
             let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
             let context = event_loop.context(surroundings, Mode::Plain, None)?;
             let transport = transport::open(&config.link, context, event_loop.now())?;
-            let mut relay = Relay::new(device, transport, Tunnel::plain(LinkLayer::Tun), &config.link, config.debug);
+            let now = event_loop.now();
+            let mut relay =
+                Relay::new(device, transport, Tunnel::plain(LinkLayer::Tun), &config.link, config.debug, now);
             ready.send(()).expect("the test waits");
             event_loop.run(&mut relay, when_peer_leaves)
         });

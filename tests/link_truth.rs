@@ -1,18 +1,19 @@
-//! What the two ends say about their link is true, and what happens around them is noticed when it happens: addresses
-//! that change, networks that go and come.
+//! What the two ends say about their link is true, in the log and by the carrier of the device, and what happens around
+//! them is noticed when it happens: addresses that change, routes that lead in a circle, programs that interfere.
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
 #[macro_use]
 mod common;
 
+use std::fs;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, server, simpletun};
-use common::lab::{Lab, REMOTE};
+use common::daemon::{Daemon, Mark, server, simpletun};
+use common::lab::{Lab, Ns, REMOTE, REMOTE6, with_prefix};
 use common::net::Pinging;
-use common::secure::Protection;
-use common::wait::DEADLINE;
+use common::secure::{Ends, Protection};
+use common::wait::{DEADLINE, wait_until};
 use common::{line, stat};
 
 const NEAR: &str = "192.168.0.1";
@@ -21,6 +22,9 @@ const FAR: &str = "192.168.0.2";
 /// One second is promised; the rest is for a machine that runs other tests beside this one. Timers alone would take
 /// longer: a silent peer is given up after ten seconds.
 const SOON: Duration = Duration::from_secs(5);
+
+/// A short patience, where the end of the link is waited for.
+const IMPATIENT: &str = "--keepalive 1s --down-after 3s";
 
 /// How a link is made: its transport and its protection.
 #[derive(Clone, Copy)]
@@ -32,14 +36,28 @@ const SECURE_TCP: Kind = Kind("", Protection::Secret);
 const SECURE_UDP: Kind = Kind("--udp", Protection::KeyPairs);
 
 rows! {
-    (plain_tcp: PLAIN_TCP, secure_tcp: SECURE_TCP, secure_udp: SECURE_UDP) {
+    (plain_tcp: crate::PLAIN_TCP, secure_tcp: crate::SECURE_TCP, secure_udp: crate::SECURE_UDP) {
         a_client_whose_address_changes_goes_on_at_once
+        the_carrier_follows_the_peer
+        a_server_that_is_back_soon_leaves_the_carrier_alone
+        changes_that_have_nothing_to_do_with_the_link_disturb_nothing
+        a_peer_that_is_routed_into_its_own_tunnel_is_told_of_and_melts_nothing
+    }
+}
+
+// What a plain link over UDP can do.
+rows! {
+    (plain_udp: crate::PLAIN_UDP) {
+        changes_that_have_nothing_to_do_with_the_link_disturb_nothing
+        a_peer_that_is_routed_into_its_own_tunnel_is_told_of_and_melts_nothing
     }
 }
 
 rows! {
-    (plain_tcp: PLAIN_TCP, plain_udp: PLAIN_UDP, secure_tcp: SECURE_TCP, secure_udp: SECURE_UDP) {
-        changes_that_have_nothing_to_do_with_the_link_disturb_nothing
+    (tcp: crate::SECURE_TCP, udp: crate::SECURE_UDP) {
+        a_peer_that_is_routed_into_its_own_tunnel_is_told_of_over_ipv6_too
+        routes_fail_over_to_a_second_tunnel_and_back
+        a_peer_that_dies_in_silence_is_noticed_in_time
     }
 }
 
@@ -80,7 +98,217 @@ fn changes_that_have_nothing_to_do_with_the_link_disturb_nothing(kind: Kind) {
     }
 }
 
-/// A tunnel with traffic: `t1` here, `t2` there.
+/// The host's routes, bonds and bridges see whether the peer is there.
+fn the_carrier_follows_the_peer(kind: Kind) {
+    let lab = Lab::new();
+    let ends = kind.1.ends();
+    let server = far_end(&lab, kind, &ends, IMPATIENT);
+    wait_for_carrier(&lab.remote, "t2", false);
+    let mut client = near_end(&lab, kind, &ends, IMPATIENT);
+    client.wait_for(line::UP);
+    wait_for_carrier(&lab.local, "t1", true);
+    wait_for_carrier(&lab.remote, "t2", true);
+    lab.local.ping(FAR, 3, 56);
+    client.kill();
+    server.wait_for("carrier off");
+    wait_for_carrier(&lab.remote, "t2", false);
+    let mark = server.mark();
+    let mut client = near_end(&lab, kind, &ends, IMPATIENT);
+    server.wait_after(mark, "carrier on");
+    wait_for_carrier(&lab.remote, "t2", true);
+    lab.local.ping_until_answered(FAR, DEADLINE);
+    lab.remote.ping(NEAR, 3, 56);
+    let statistics = server.state();
+    assert!(statistics.starts_with("state=up "), "{statistics}");
+    client.terminate();
+    wait_for_carrier(&lab.remote, "t2", false);
+}
+
+/// A restart of the other end is nothing that routes have to change for.
+fn a_server_that_is_back_soon_leaves_the_carrier_alone(kind: Kind) {
+    let lab = Lab::new();
+    let ends = kind.1.ends();
+    let mut server = far_end(&lab, kind, &ends, "");
+    let client = near_end(&lab, kind, &ends, "");
+    client.wait_for(line::UP);
+    wait_for_carrier(&lab.local, "t1", true);
+    let before = lab.local.run("cat /sys/class/net/t1/carrier_changes");
+    server.kill();
+    let _server = far_end(&lab, kind, &ends, "");
+    lab.local.ping_until_answered(FAR, DEADLINE);
+    assert_eq!(lab.local.run("cat /sys/class/net/t1/carrier_changes"), before, "{}", client.text());
+}
+
+/// With plain datagrams somebody has to speak first: a carrier that waited for the other would wait for ever.
+#[test]
+fn a_plain_datagram_link_is_unknown_until_something_arrives() {
+    let lab = Lab::new();
+    let ends = PLAIN_UDP.1.ends();
+    let client = near_end(&lab, PLAIN_UDP, &ends, "");
+    let ready = client.wait_for("tunnel ready");
+    assert!(ready.contains("state=unknown") && ready.contains("peer=10.86.43.52:55555"), "{ready}");
+    assert!(client.state().starts_with("state=unknown "), "{}", client.text());
+    wait_for_carrier(&lab.local, "t1", true);
+    let server = far_end(&lab, PLAIN_UDP, &ends, "");
+    wait_for_carrier(&lab.remote, "t2", false);
+    assert!(!client.said(line::UP), "{}", client.text());
+    lab.local.ping_until_answered(FAR, DEADLINE);
+    wait_for_carrier(&lab.remote, "t2", true);
+    client.wait_for(line::UP);
+    assert!(client.state().starts_with("state=up ") && server.state().starts_with("state=up "));
+}
+
+/// Two tunnels to the same network: the route by the first is left when its peer dies, and taken again afterwards.
+fn routes_fail_over_to_a_second_tunnel_and_back(kind: Kind) {
+    const GOAL: &str = "10.50.0.1";
+    let lab = Lab::new();
+    lab.local.sysctl("net.ipv4.conf.default.ignore_routes_with_linkdown", "1");
+    lab.remote.address("lo", &["10.50.0.1/32"]);
+    let ends = kind.1.ends();
+    let mut first = far_end(&lab, kind, &ends, IMPATIENT);
+    let Kind(transport, _) = kind;
+    let _second =
+        server(&lab.remote, &format!("-i t4 -s -p 4444 {transport} {} --address 192.168.1.2/24", ends.server));
+    let _client = near_end(&lab, kind, &ends, IMPATIENT);
+    let backup = format!("-i t3 -c {REMOTE}:4444 {transport} {} --address 192.168.1.1/24", ends.client);
+    let _backup = simpletun(&lab.local, &backup);
+    lab.local.wait_for_device("t1");
+    lab.local.wait_for_device("t3");
+    lab.local.ping_until_answered(FAR, DEADLINE);
+    lab.local.ping_until_answered("192.168.1.2", DEADLINE);
+    lab.local.run(&format!("ip route add {GOAL} dev t1 metric 10"));
+    lab.local.run(&format!("ip route add {GOAL} dev t3 metric 20"));
+    let goes_by = |device: &str| {
+        let what = format!("route by {device}");
+        wait_until(DEADLINE, what, || lab.local.run(&format!("ip route get {GOAL}")).contains(device));
+        lab.local.ping_until_answered(GOAL, DEADLINE);
+    };
+    goes_by("dev t1");
+    first.kill();
+    goes_by("dev t3");
+    let _first = far_end(&lab, kind, &ends, IMPATIENT);
+    goes_by("dev t1");
+}
+
+/// A device that was made by somebody else gets a carrier that follows the peer if that is asked for, and loses it then.
+#[test]
+fn a_port_of_a_bridge_is_disabled_while_the_peer_is_away() {
+    let lab = Lab::new();
+    lab.local.run("ip link add br0 type bridge");
+    lab.local.run("ip tuntap add dev t1 mode tap");
+    lab.local.run("ip link set t1 master br0 up");
+    lab.local.run("ip link set br0 up");
+    lab.local.address("br0", &[&with_prefix(NEAR)]);
+    let port = |state: &str| {
+        let what = format!("port in state {state}");
+        let read = || lab.local.run("cat /sys/class/net/t1/brport/state").trim().to_owned();
+        wait_until(DEADLINE, what, || read() == state);
+    };
+    let client = simpletun(&lab.local, &format!("-i t1 -a -c {REMOTE} --carrier on {IMPATIENT}"));
+    client.wait_for("carrier off");
+    port("0");
+    let mut server = server(&lab.remote, &format!("-i t2 -a -s --address {FAR}/24"));
+    port("3");
+    lab.local.ping_until_answered(FAR, DEADLINE);
+    server.terminate();
+    port("0");
+}
+
+/// The option can be taken back without a restart.
+#[test]
+fn a_carrier_that_is_no_longer_to_follow_is_on() {
+    let lab = Lab::new();
+    let write = |carrier: &str| {
+        let text = format!(
+            "interface = \"t1\"\nconnect = \"{REMOTE}\"\nup = true\nsecurity = \"plain\"\ncarrier = \"{carrier}\"\n"
+        );
+        fs::write("/run/tunnel.toml", text).expect("write the file");
+    };
+    write("auto");
+    let client = simpletun(&lab.local, "--config /run/tunnel.toml");
+    client.wait_for("carrier off");
+    wait_for_carrier(&lab.local, "t1", false);
+    write("off");
+    client.signal("HUP");
+    wait_for_carrier(&lab.local, "t1", true);
+    write("on");
+    client.signal("HUP");
+    wait_for_carrier(&lab.local, "t1", false);
+}
+
+/// Packets vanish in both directions and nobody says so: within ten seconds both ends know.
+fn a_peer_that_dies_in_silence_is_noticed_in_time(kind: Kind) {
+    let link = Link::new(kind, "");
+    let remote = &link.lab.remote;
+    remote.run("nft add table inet hole");
+    for hook in ["input", "output"] {
+        remote.run(&format!("nft add chain inet hole {hook} {{ type filter hook {hook} priority 0 ; }}"));
+        remote.run(&format!("nft add rule inet hole {hook} iifname eth0 drop"));
+        remote.run(&format!("nft add rule inet hole {hook} oifname eth0 drop"));
+    }
+    let start = Instant::now();
+    for end in [&link.client, &link.server] {
+        end.wait_after_for(Mark::START, line::DOWN, Duration::from_secs(30));
+    }
+    eprintln!("both ends know after {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(14), "only after {:?}", start.elapsed());
+    wait_for_carrier(&link.lab.local, "t1", false);
+    remote.run("nft delete table inet hole");
+    link.lab.local.ping_until_answered(FAR, DEADLINE);
+}
+
+/// A default route into the tunnel that catches the peer too: the log says what to do, no core melts, and the tunnel
+/// works again once the route is mended.
+fn a_peer_that_is_routed_into_its_own_tunnel_is_told_of_and_melts_nothing(kind: Kind) {
+    goes_round(&Link::new(kind, ""), &format!("{REMOTE}/32"));
+}
+
+/// The same with IPv6 outside.
+fn a_peer_that_is_routed_into_its_own_tunnel_is_told_of_over_ipv6_too(kind: Kind) {
+    let link = Link::towards(Lab::new(), kind, "", REMOTE6);
+    goes_round(&link, &format!("{REMOTE6}/128"));
+}
+
+fn goes_round(link: &Link, peer: &str) {
+    let local = &link.lab.local;
+    local.run(&format!("ip route add {peer} dev t1"));
+    link.client.wait_for("is routed into the tunnel itself");
+    let packets = || local.run("cat /sys/class/net/t1/statistics/tx_packets").trim().parse::<u64>().expect("a number");
+    let (before, cpu) = (packets(), link.client.usage().cpu);
+    // There is no answer, which is the point.
+    local.try_run(&format!("ping -q -i 0.002 -s 1000 -w 3 {FAR}"));
+    let (packets, cpu) = (packets() - before, link.client.usage().cpu - cpu);
+    eprintln!("{packets} packets, {cpu:?} of processor time");
+    assert!(packets < 6000, "{packets} packets of 1500 pings");
+    assert!(cpu < Duration::from_millis(1500), "{cpu:?} in three seconds");
+    assert!(link.client.statistics().get(stat::DROP_ROUTING_LOOP) > 0);
+    assert_eq!(link.client.count("is routed into the tunnel itself"), 1, "{}", link.client.text());
+    local.run(&format!("ip route del {peer} dev t1"));
+    local.ping_until_answered(FAR, DEADLINE);
+}
+
+fn wait_for_carrier(ns: &Ns, device: &str, on: bool) {
+    let wanted = if on { "1" } else { "0" };
+    let what = format!("carrier {wanted} of {device} in {}", ns.label());
+    wait_until(DEADLINE, what, || ns.run(&format!("cat /sys/class/net/{device}/carrier")).trim() == wanted);
+}
+
+#[track_caller]
+fn far_end(lab: &Lab, Kind(transport, _): Kind, ends: &Ends, options: &str) -> Daemon {
+    server(&lab.remote, &format!("-i t2 -s {transport} {} {options} --address {FAR}/24", ends.server))
+}
+
+#[track_caller]
+fn near_end(lab: &Lab, kind: Kind, ends: &Ends, options: &str) -> Daemon {
+    near_end_of(lab, kind, ends, options, REMOTE)
+}
+
+#[track_caller]
+fn near_end_of(lab: &Lab, Kind(transport, _): Kind, ends: &Ends, options: &str, peer: &str) -> Daemon {
+    simpletun(&lab.local, &format!("-i t1 -c {peer} {transport} {} {options} --address {NEAR}/24", ends.client))
+}
+
+/// A tunnel with traffic: `t1` here, `t2` there. The options are the client's.
 struct Link {
     lab: Lab,
     client: Daemon,
@@ -90,17 +318,14 @@ struct Link {
 impl Link {
     #[track_caller]
     fn new(kind: Kind, options: &str) -> Self {
-        Self::in_lab(Lab::new(), kind, options)
+        Self::towards(Lab::new(), kind, options, REMOTE)
     }
 
     #[track_caller]
-    fn in_lab(lab: Lab, Kind(transport, protection): Kind, options: &str) -> Self {
-        let ends = protection.ends();
-        let server = server(&lab.remote, &format!("-i t2 -s {transport} {} {options} --address {FAR}/24", ends.server));
-        let client = simpletun(
-            &lab.local,
-            &format!("-i t1 -c {REMOTE} {transport} {} {options} --address {NEAR}/24", ends.client),
-        );
+    fn towards(lab: Lab, kind: Kind, options: &str, peer: &str) -> Self {
+        let ends = kind.1.ends();
+        let server = far_end(&lab, kind, &ends, "");
+        let client = near_end_of(&lab, kind, &ends, options, peer);
         lab.local.wait_for_device("t1");
         lab.local.ping_until_answered(FAR, DEADLINE);
         server.wait_for(line::UP);

@@ -191,6 +191,11 @@ pub struct Options {
     #[arg(long, value_name = "auto|on|off", help_heading = "Device")]
     pub offload: Option<Text>,
 
+    /// Let the device's carrier follow the peer, so that routes, bonds and bridges notice when it is gone: auto does so on
+    /// a device that is created
+    #[arg(long, value_name = "auto|on|off", help_heading = "Device")]
+    pub carrier: Option<Text>,
+
     /// Bring the device up
     #[arg(long, help_heading = "Device")]
     pub up: bool,
@@ -309,6 +314,7 @@ impl Options {
             mac: flags.mac.or(self.mac),
             txqueuelen: flags.txqueuelen.or(self.txqueuelen),
             offload: flags.offload.or(self.offload),
+            carrier: flags.carrier.or(self.carrier),
             up: flags.up || self.up,
             persist: flags.persist || self.persist,
             owner: flags.owner.or(self.owner),

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use super::endpoint::{Endpoint, agree, bind_address, peer_endpoint, port, usable_address};
 use super::security::{Protection, protection};
 use super::{
-    Access, Bind, Config, ConfigError, DEFAULT_PORT, DeviceConfig, InterfaceAddress, KeySource, LinkConfig, LinkLayer,
-    MAX_NAME_LEN, NetworkConfig, Offload, Options, Protocol, Role, ServiceLookup, Text,
+    Access, Bind, CarrierChoice, Config, ConfigError, DEFAULT_PORT, DeviceConfig, InterfaceAddress, KeySource,
+    LinkConfig, LinkLayer, MAX_NAME_LEN, NetworkConfig, Offload, Options, Protocol, Role, ServiceLookup, Text,
 };
 
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(3);
@@ -111,11 +111,20 @@ fn link(options: &Options, services: ServiceLookup<'_>, protection: Protection) 
 }
 
 fn offload(options: &Options) -> Result<Offload, ConfigError> {
-    match options.offload.as_ref().map(|text| text.0.as_str()) {
-        None | Some("auto") => Ok(Offload::Auto),
-        Some("on") => Ok(Offload::On),
-        Some("off") => Ok(Offload::Off),
-        Some(other) => Err(ConfigError::value("offload", other, "it must be auto, on or off")),
+    auto_on_off("offload", options.offload.as_ref(), [Offload::Auto, Offload::On, Offload::Off])
+}
+
+fn carrier(options: &Options) -> Result<CarrierChoice, ConfigError> {
+    let choices = [CarrierChoice::Auto, CarrierChoice::On, CarrierChoice::Off];
+    auto_on_off("carrier", options.carrier.as_ref(), choices)
+}
+
+fn auto_on_off<T>(option: &'static str, text: Option<&Text>, [auto, on, off]: [T; 3]) -> Result<T, ConfigError> {
+    match text.map(|text| text.0.as_str()) {
+        None | Some("auto") => Ok(auto),
+        Some("on") => Ok(on),
+        Some("off") => Ok(off),
+        Some(other) => Err(ConfigError::value(option, other, "it must be auto, on or off")),
     }
 }
 
@@ -198,6 +207,7 @@ fn network(options: &Options, kind: LinkLayer) -> Result<NetworkConfig, ConfigEr
         return Err(ConfigError::value("mtu", mtu.to_string(), problem));
     }
     Ok(NetworkConfig {
+        carrier: carrier(options)?,
         up: options.up || !addresses.is_empty() || !routes.is_empty(),
         addresses,
         routes,

@@ -204,6 +204,7 @@ fn mistakes_name_option_value_and_cure() {
         ("-i t -s --down-after 2h", "down-after", "2h"),
         ("-i t -s --keepalive 8s --down-after 10s", "down-after", "10s"),
         ("-i t -s --offload maybe", "offload", "maybe"),
+        ("-i t -s --carrier maybe", "carrier", "maybe"),
         ("-i t -s -U --congestion bbr", "congestion", "bbr"),
         ("-i t -s --congestion b/r", "congestion", "b/r"),
         ("-i t -s --congestion averylongname1234", "congestion", "averylongname1234"),

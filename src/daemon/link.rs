@@ -1,15 +1,18 @@
 //! The two halves of a link, transport and tunnel, made from its configuration.
 
 use std::io;
+use std::net::IpAddr;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
 use super::surroundings;
 use crate::config::{Access, LinkConfig, Role, Security};
 use crate::device::Device;
+use crate::device::netlink::{Netlink, Sender};
 use crate::event_loop::EventLoop;
 use crate::hint::Hint;
 use crate::relay::Relay;
+use crate::relay::loop_guard::LoopGuard;
 use crate::transport::{self, Mode};
 use crate::tunnel::Tunnel;
 use crate::tunnel::identity::Identity;
@@ -27,9 +30,24 @@ pub fn open(
     event_loop: &EventLoop,
 ) -> Result<Relay, (Device, io::Error)> {
     match halves(&device, link, event_loop) {
-        Ok((transport, tunnel, hint)) => Ok(Relay::new(device, transport, tunnel, link, debug).remembering(hint)),
+        Ok((transport, tunnel, hint)) => {
+            let guard = guard(&device, link);
+            Ok(Relay::new(device, transport, tunnel, link, debug, event_loop.now()).remembering(hint).guarded(guard))
+        }
         Err(error) => Err((device, error)),
     }
+}
+
+/// Asks the kernel which way the link's own packets take.
+fn guard(device: &Device, link: &LinkConfig) -> Option<LoopGuard> {
+    let (mark, source, through) = (link.fwmark, link.bind.address, link.bind_device.clone());
+    let route = move |peer: IpAddr| {
+        let mut netlink = Netlink::open()?;
+        let output = through.as_ref().map(|name| netlink.link(name)).transpose()?.map(|link| link.index);
+        netlink.output_towards(peer, &Sender { mark, output, source })
+    };
+    let own = device.index().ok()?;
+    Some(LoopGuard::new(Box::new(route), own, link.protocol, device.kind()))
 }
 
 type Halves = (Box<dyn transport::Transport>, Tunnel, Option<Hint>);

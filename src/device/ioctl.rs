@@ -22,6 +22,7 @@ mod raw {
     nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, size_of::<c_uint>()));
     nix::ioctl_write_ptr_bad!(set_header_len, nix::request_code_write!(b'T', 216, size_of::<c_int>()), c_int);
     nix::ioctl_write_ptr_bad!(set_little_endian, nix::request_code_write!(b'T', 220, size_of::<c_int>()), c_int);
+    nix::ioctl_write_ptr_bad!(set_carrier, nix::request_code_write!(b'T', 226, size_of::<c_int>()), c_int);
     nix::ioctl_read_bad!(get_interface, nix::request_code_read!(b'T', 210, size_of::<c_uint>()), ifreq);
 }
 
@@ -117,6 +118,17 @@ pub fn set_header(file: &File, len: usize) -> io::Result<()> {
     let little_endian: libc::c_int = 1;
     // SAFETY: TUNSETVNETLE reads one c_int through a pointer that is valid for the call.
     unsafe { raw::set_little_endian(file.as_raw_fd(), &raw const little_endian) }?;
+    Ok(())
+}
+
+/// Switches the carrier of the interface on or off (`TUNSETCARRIER`), which its owner may do.
+///
+/// # Errors
+/// `EINVAL` from a kernel before 4.20, `ENOTTY` if it is no clone device, `EBADFD` if the interface is gone.
+pub fn set_carrier(file: &File, on: bool) -> io::Result<()> {
+    let on = libc::c_int::from(on);
+    // SAFETY: TUNSETCARRIER reads one c_int through a pointer that is valid for the call.
+    unsafe { raw::set_carrier(file.as_raw_fd(), &raw const on) }?;
     Ok(())
 }
 

@@ -15,8 +15,7 @@ use nix::libc;
 use crate::config::{DeviceConfig, LinkLayer, Offload};
 use crate::fault::{self, Origin, Severity};
 use crate::offload::merge::MAX_GROUP;
-use crate::offload::split::{self, Segments, SplitError};
-use crate::offload::{Capabilities, Segmentation, VIRTIO_HEADER_LEN, VirtioHeader};
+use crate::offload::{Capabilities, VIRTIO_HEADER_LEN, VirtioHeader};
 
 pub mod holder;
 pub mod ioctl;
@@ -24,10 +23,12 @@ pub mod netchange;
 pub mod netlink;
 pub mod netwatch;
 mod open_error;
+mod received;
 
 use netchange::{AddressSpec, NetChange, NetConfig, NetError};
 use netlink::Netlink;
 pub use open_error::DeviceError;
+pub use received::Received;
 
 /// The longest packet that the wire can carry, in bytes.
 pub const MAX_PACKET_LEN: usize = u16::MAX as usize;
@@ -306,6 +307,14 @@ impl Device {
         ioctl::set_persist(&self.file, persist)
     }
 
+    /// Switches the interface's carrier on or off; it needs no privilege.
+    ///
+    /// # Errors
+    /// `EINVAL` from a kernel before 4.20, `ENOTTY` if it is no device, `EBADFD` if it was deleted.
+    pub fn set_carrier(&self, on: bool) -> io::Result<()> {
+        ioctl::set_carrier(&self.file, on)
+    }
+
     /// The first address of the interface (pytun: `addr`), its peer (`dstaddr`) and its prefix length (`netmask`).
     ///
     /// # Errors
@@ -408,41 +417,6 @@ impl Drop for Device {
             // A device that is gone needs nothing.
             let _ = ioctl::set_offload(&self.file, 0);
         }
-    }
-}
-
-/// What one read from the device has brought: a packet, or a super-packet with its virtio header.
-#[derive(Debug)]
-pub struct Received<'a> {
-    bytes: &'a mut [u8],
-    has_header: bool,
-    kind: LinkLayer,
-}
-
-impl<'a> Received<'a> {
-    /// If it is a super-packet that can cross a link whole: its kind, and the virtio header with the packet behind it.
-    pub fn as_whole(&mut self) -> Option<(Segmentation, &[u8])> {
-        if !self.has_header {
-            return None;
-        }
-        let (bytes, packet) = self.bytes.split_first_chunk_mut::<VIRTIO_HEADER_LEN>()?;
-        let header = VirtioHeader::parse(bytes).ok().filter(|header| header.segmentation.is_some())?;
-        let header = split::check_whole(&header, packet, self.kind).ok()?;
-        *bytes = header.to_bytes();
-        header.segmentation.map(|kind| (kind, &*self.bytes))
-    }
-
-    /// The packets in it, to be taken one by one.
-    ///
-    /// # Errors
-    /// The header does not fit the packet; nothing of it can be used.
-    pub fn into_segments(self) -> Result<Segments<'a>, SplitError> {
-        if !self.has_header {
-            return Ok(Segments::whole(self.bytes));
-        }
-        let (header, packet) = self.bytes.split_first_chunk_mut::<VIRTIO_HEADER_LEN>().ok_or(SplitError::Malformed)?;
-        let header = VirtioHeader::parse(header).map_err(|_| SplitError::Malformed)?;
-        Segments::new(&header, packet, self.kind)
     }
 }
 

@@ -48,6 +48,17 @@ pub struct Link {
     pub controller: Option<u32>,
 }
 
+/// How a socket is bound whose packets are asked about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sender {
+    /// `SO_MARK`.
+    pub mark: Option<u32>,
+    /// The index of its device (`SO_BINDTODEVICE`).
+    pub output: Option<u32>,
+    /// Its local address.
+    pub source: Option<IpAddr>,
+}
+
 /// One address of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceAddress {
@@ -178,8 +189,21 @@ impl Netlink {
     ///
     /// `ENETUNREACH` or `EHOSTUNREACH` without a route, `EACCES` or `EINVAL` where a route prohibits or discards.
     pub fn interface_towards(&mut self, to: IpAddr, mark: Option<u32>) -> io::Result<u32> {
+        self.output_towards(to, &Sender { mark, ..Sender::default() })
+    }
+
+    /// As [`interface_towards`](Self::interface_towards), for the packets of a socket that is bound in these ways.
+    ///
+    /// # Errors
+    /// As there; `EINVAL` too if the source is no address of this host.
+    pub fn output_towards(&mut self, to: IpAddr, sender: &Sender) -> io::Result<u32> {
         let mut question = route_question(to.to_canonical());
-        question.attributes.extend(mark.map(RouteAttribute::Mark));
+        question.attributes.extend(sender.mark.map(RouteAttribute::Mark));
+        question.attributes.extend(sender.output.map(RouteAttribute::Oif));
+        if let Some(source) = sender.source.filter(|source| source.is_ipv4() == to.to_canonical().is_ipv4()) {
+            question.header.source_prefix_length = if source.is_ipv4() { 32 } else { 128 };
+            question.attributes.push(RouteAttribute::Source(source.into()));
+        }
         let answers = self.socket.ask(RouteNetlinkMessage::GetRoute(question))?;
         let output = answers.iter().find_map(|answer| match answer {
             RouteNetlinkMessage::NewRoute(route) => output_of(route),

@@ -8,7 +8,9 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use log::debug;
+use log::{debug, warn};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
 use netlink_packet_core::{NetlinkBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -64,7 +66,7 @@ pub struct NetWatch {
 }
 
 impl NetWatch {
-    /// Begins to listen. `own` is the index of our own device.
+    /// Begins to listen. `own` is the index of our own device, or 0, which is nobody's.
     ///
     /// # Errors
     /// Out of descriptors or memory, or a sandbox that forbids netlink.
@@ -73,6 +75,15 @@ impl NetWatch {
         socket.set_non_blocking(true)?;
         socket.bind(&SocketAddr::new(0, GROUPS.iter().fold(0, |mask, group| mask | 1 << (group - 1))))?;
         Ok(Self { socket, buffer: Vec::with_capacity(RECEIVE_LEN), own, readable: true, pause_until: None })
+    }
+
+    /// As [`open`](Self::open), registered with a poll. Without it the timers of the link notice a change, later.
+    pub fn registered(own: u32, registry: &Registry, token: Token) -> Option<Self> {
+        let watch = Self::open(own).and_then(|watch| {
+            registry.register(&mut SourceFd(&watch.as_raw_fd()), token, Interest::READABLE)?;
+            Ok(watch)
+        });
+        watch.inspect_err(|error| warn!("Cannot watch the network for changes: {error}")).ok()
     }
 
     /// Tells that an event has arrived for the descriptor.

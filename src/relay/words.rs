@@ -7,6 +7,8 @@ use log::info;
 use crate::config::LinkLayer;
 use crate::counters::Drop;
 use crate::fault::FaultLog;
+use crate::link_state::Outlook;
+use crate::transport::DownReason;
 use crate::tunnel::{Notice, Refused, Rejection};
 
 /// The stable word for why a path has ended.
@@ -17,7 +19,18 @@ pub fn reason(why: Rejection) -> &'static str {
         Rejection::WantsSecure => "wants-secure",
         Rejection::NotAuthentic => "not-authentic",
         Rejection::Silent => "silence",
-        Rejection::PeerClosed => "peer-closed",
+        Rejection::PeerClosed | Rejection::PeerBeginsAnew => "peer-closed",
+    }
+}
+
+/// Whether somebody may come back soon: `why` is the tunnel's reason for the end of the link, or `reason` the word for
+/// that of its path.
+pub fn outlook(why: Option<Rejection>, reason: &str) -> Outlook {
+    match why {
+        Some(Rejection::Silent | Rejection::PeerClosed | Rejection::WantsSecure) => Outlook::Final,
+        // The kernel has waited for an answer as long as the tunnel would.
+        None if reason == DownReason::Timeout.word() => Outlook::Final,
+        _ => Outlook::Passing,
     }
 }
 
@@ -33,7 +46,11 @@ pub fn rejection(why: Rejection) -> Option<(&'static str, &'static str)> {
             "wants-secure",
             "The peer wants a secure link and this end is plain: give both ends the same secret (--secret-file) or keys",
         )),
-        Rejection::Replaced | Rejection::NotAuthentic | Rejection::Silent | Rejection::PeerClosed => None,
+        Rejection::Replaced
+        | Rejection::NotAuthentic
+        | Rejection::Silent
+        | Rejection::PeerClosed
+        | Rejection::PeerBeginsAnew => None,
     }
 }
 

@@ -140,6 +140,10 @@ pub trait Transport {
     /// and what uses an address that the host no longer has is given up. What may still work goes on.
     fn network_changed(&mut self, now: Instant);
 
+    /// Where messages go, or where the peer is looked for.
+    #[must_use]
+    fn peer_address(&self) -> Option<SocketAddr>;
+
     /// True if a message of any legal length can be sent now. The one predicate for back-pressure.
     fn can_send(&self) -> bool;
 

@@ -290,6 +290,14 @@ impl Transport for TcpClient {
         }
     }
 
+    fn peer_address(&self) -> Option<SocketAddr> {
+        match &self.stage {
+            Stage::Live(connection) => Some(connection.info().peer),
+            Stage::Connecting { target, .. } => Some(*target),
+            Stage::Resolving { .. } | Stage::Waiting { .. } => self.known.first().copied(),
+        }
+    }
+
     fn can_send(&self) -> bool {
         matches!(&self.stage, Stage::Live(connection) if connection.can_send())
     }

@@ -228,6 +228,10 @@ impl Transport for TcpGate {
         }
     }
 
+    fn peer_address(&self) -> Option<SocketAddr> {
+        self.live.as_ref().map(|connection| connection.info().peer)
+    }
+
     fn can_send(&self) -> bool {
         self.live.as_ref().is_some_and(|connection| connection.can_send())
     }

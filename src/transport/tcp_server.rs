@@ -156,6 +156,10 @@ impl Transport for TcpServer {
         }
     }
 
+    fn peer_address(&self) -> Option<SocketAddr> {
+        self.live.as_ref().map(|connection| connection.info().peer)
+    }
+
     fn can_send(&self) -> bool {
         self.live.as_ref().is_some_and(|connection| connection.can_send())
     }

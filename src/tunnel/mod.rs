@@ -94,6 +94,8 @@ pub enum Rejection {
     Silent,
     /// The peer has said goodbye.
     PeerClosed,
+    /// The peer has said goodbye and will be back at once.
+    PeerBeginsAnew,
 }
 
 /// Why a message was not accepted; counted by kind.

@@ -214,6 +214,15 @@ impl Daemon {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("process runs").count()
     }
 
+    /// What the statistics say, beginning with the state of the link.
+    #[track_caller]
+    pub fn state(&self) -> String {
+        let mark = self.mark();
+        self.signal("USR2");
+        let text = self.wait_after(mark, line::STATISTICS);
+        text.split_once("statistics ").expect("statistics follow").1.to_owned()
+    }
+
     /// Asks for the statistics and reads all `key=value` pairs of the answer.
     #[track_caller]
     pub fn statistics(&self) -> Statistics {

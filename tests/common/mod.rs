@@ -64,6 +64,7 @@ pub mod stat {
     pub const NETWORK_TX_PACKETS: &str = "network-tx-packets";
     pub const NETWORK_TX_BYTES: &str = "network-tx-bytes";
     pub const DROP_INVALID: &str = "drop-invalid";
+    pub const DROP_ROUTING_LOOP: &str = "drop-routing-loop";
     pub const DROP_DEVICE_DOWN: &str = "drop-device-down";
     pub const DROP_NOT_A_MESSAGE: &str = "drop-not-a-message";
     pub const DROP_BAD_HANDSHAKE: &str = "drop-bad-handshake";

@@ -234,8 +234,9 @@ impl Transport for UdpClient {
     fn network_changed(&mut self, now: Instant) {
         let local = self.open.as_ref().map(|open| open.channel.local_address());
         let is_lost = local.flatten().is_some_and(|local| socket::is_lost(&self.config, local));
-        let waits = self.open_again_at.take().is_some();
-        if !is_lost && !waits && self.open.is_some() {
+        // An address that was chosen for another route may be of no use to a peer that was never heard.
+        let was_heard = self.open.as_ref().is_some_and(|open| open.heard);
+        if self.open_again_at.take().is_none() && was_heard && !is_lost {
             return;
         }
         self.close(if is_lost { DownReason::AddressLost } else { DownReason::Unreachable });
@@ -245,6 +246,10 @@ impl Transport for UdpClient {
         if self.open.is_none() && !self.known.is_empty() {
             self.open_any(None, now);
         }
+    }
+
+    fn peer_address(&self) -> Option<SocketAddr> {
+        self.open.as_ref().map(|open| open.info.peer)
     }
 
     fn can_send(&self) -> bool {

@@ -347,6 +347,10 @@ impl Transport for Roaming {
         }
     }
 
+    fn peer_address(&self) -> Option<SocketAddr> {
+        self.sources.peer.or(self.sources.target).map(|place| place.info.peer)
+    }
+
     fn can_send(&self) -> bool {
         // Without a peer packets go nowhere, at once: they are not to wait in the device until there is one again.
         self.sources.peer.is_none() || self.channel.can_send()

@@ -245,6 +245,10 @@ impl Transport for UdpServer {
         self.expect_remote();
     }
 
+    fn peer_address(&self) -> Option<SocketAddr> {
+        self.door.peer.map(|peer| peer.info.peer)
+    }
+
     fn can_send(&self) -> bool {
         self.door.peer.is_some() && self.channel.can_send()
     }

@@ -18,16 +18,18 @@ const AFTER_NEW_BEGINNING: Duration = Duration::from_millis(100);
 
 impl Secure {
     pub(super) fn handle_goodbye(&mut self, reason: u8, path: Path, now: Instant) {
-        self.end(Some(Rejection::PeerClosed), now);
+        let begins_anew = reason == CloseReason::BeginsAnew as u8;
+        let why = if begins_anew { Rejection::PeerBeginsAnew } else { Rejection::PeerClosed };
+        self.end(Some(why), now);
         let Some(link) = self.link else { return };
         if link.info.reliable {
-            self.give_up(path, Rejection::PeerClosed);
+            self.give_up(path, why);
         } else if self.settings.side == Side::Connect || self.settings.persistence == Persistence::Forever {
-            let wait = if reason == CloseReason::BeginsAnew as u8 { AFTER_NEW_BEGINNING } else { AFTER_GOODBYE };
+            let wait = if begins_anew { AFTER_NEW_BEGINNING } else { AFTER_GOODBYE };
             self.attempt = Some(Attempt::later(Reason::Start, now, wait));
         } else {
             self.link = None;
-            self.events.push_back(Event::PathRejected(link.path, Rejection::PeerClosed));
+            self.events.push_back(Event::PathRejected(link.path, why));
         }
     }
 
