@@ -14,8 +14,10 @@ use crate::event_loop::{EventLoop, Outcome, WhenPeerLeaves};
 use crate::relay::{Relay, WIRE_LOG};
 use crate::transport::admission::Surroundings;
 use crate::tunnel::message::CloseReason;
+use upkeep::Upkeep;
 
 mod link;
+mod upkeep;
 
 /// Above this MTU an original simpletun on the other end cuts what it receives: its buffer has 2000 bytes, an
 /// Ethernet header among them.
@@ -63,6 +65,7 @@ fn serve(
     let created = relay.device_mut().was_created();
     relay.set_carrier_following(config.network.carrier.follows(created));
     advise(relay.device_mut(), &config.link);
+    let mut upkeep = Upkeep::default();
     loop {
         let when_peer_leaves = if config.once { WhenPeerLeaves::Return } else { WhenPeerLeaves::GoOn };
         match event_loop.run(&mut relay, when_peer_leaves).map_err(|error| device_ended(&name, error))? {
@@ -71,6 +74,10 @@ fn serve(
                 relay.set_carrier_following(false);
                 info!("ending as asked by a signal");
                 return Ok(());
+            }
+            Outcome::DeviceChanged => {
+                let again = upkeep.check(network, config, event_loop.now());
+                event_loop.look_again(again);
             }
             Outcome::PeerLeft => {
                 relay.set_carrier_following(false);

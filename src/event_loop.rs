@@ -42,6 +42,8 @@ pub enum Outcome {
     Terminated,
     /// HUP: read the file again and reconnect.
     ReloadRequested,
+    /// Something has changed about the device, and [`EventLoop::look_again`] may be told when to look again.
+    DeviceChanged,
     /// The peer has gone and the daemon was asked to exit then.
     PeerLeft,
 }
@@ -60,8 +62,7 @@ pub struct EventLoop {
     poll: Poll,
     events: Events,
     signals: Signals,
-    /// `None` where the kernel does not tell about the network.
-    network: Option<NetWatch>,
+    network: NetWatch,
     waker: Arc<Waker>,
     /// The same moment on two clocks: an `Instant` by itself does not go on while the machine sleeps.
     started_at: Instant,
@@ -123,6 +124,11 @@ impl EventLoop {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
 
+    /// Has the device looked at again at this time, if there is one.
+    pub fn look_again(&mut self, at: Option<Instant>) {
+        self.network.look_again(at);
+    }
+
     /// Runs until there is a reason to return.
     ///
     /// # Errors
@@ -130,9 +136,10 @@ impl EventLoop {
     pub fn run(&mut self, relay: &mut Relay, when_peer_leaves: WhenPeerLeaves) -> io::Result<Outcome> {
         loop {
             let now = self.now();
-            let changes = self.network.as_mut().map(|network| network.poll(now)).unwrap_or_default();
-            if changes.any() {
-                relay.network_changed(changes, now);
+            let changes = self.network.poll(now);
+            relay.network_changed(changes, now);
+            if changes.own {
+                return Ok(Outcome::DeviceChanged);
             }
             relay.handle_timeout(now);
             relay.run(now)?;
@@ -142,8 +149,7 @@ impl EventLoop {
             let sleep = if relay.is_runnable() {
                 Some(Duration::ZERO)
             } else {
-                let network = self.network.as_ref().and_then(NetWatch::poll_timeout);
-                let deadline = [relay.poll_timeout(), network].into_iter().flatten().min();
+                let deadline = [relay.poll_timeout(), self.network.poll_timeout()].into_iter().flatten().min();
                 deadline.map(|deadline| deadline.saturating_duration_since(now))
             };
             match self.poll.poll(&mut self.events, sleep) {
@@ -167,7 +173,7 @@ impl EventLoop {
             match event.token() {
                 DEVICE_TOKEN => relay.device_mut().set_readable(),
                 SIGNAL_TOKEN => signalled = true,
-                NETWORK_TOKEN => self.network.iter_mut().for_each(NetWatch::set_readable),
+                NETWORK_TOKEN => self.network.set_readable(),
                 _ => relay.transport_mut().handle_event(event, now),
             }
         }

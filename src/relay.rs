@@ -195,6 +195,9 @@ impl Relay {
     /// Takes the news that links, addresses or routes of this host have changed: whether the peer can be reached still, or
     /// again, is found out at once.
     pub fn network_changed(&mut self, changes: Changes, now: Instant) {
+        if !changes.any() {
+            return;
+        }
         let is_mended = self.guard.as_mut().is_some_and(|guard| guard.check(&mut self.faults, now));
         if !changes.elsewhere && !is_mended {
             return;

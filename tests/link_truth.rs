@@ -13,7 +13,7 @@ use common::daemon::{Daemon, Mark, server, simpletun};
 use common::lab::{Lab, Ns, REMOTE, REMOTE6, with_prefix};
 use common::net::Pinging;
 use common::secure::{Ends, Protection};
-use common::wait::{DEADLINE, wait_until};
+use common::wait::{DEADLINE, holds_for, wait_until};
 use common::{line, stat};
 
 const NEAR: &str = "192.168.0.1";
@@ -285,6 +285,51 @@ fn goes_round(link: &Link, peer: &str) {
     assert_eq!(link.client.count("is routed into the tunnel itself"), 1, "{}", link.client.text());
     local.run(&format!("ip route del {peer} dev t1"));
     local.ping_until_answered(FAR, DEADLINE);
+}
+
+/// A network manager that believes the device to be its own takes the addresses away: they come back, and the log names
+/// the cure. A manager that insists is let be.
+#[test]
+fn what_another_program_takes_from_the_device_is_put_back_a_few_times() {
+    let link = Link::new(SECURE_UDP, "--mtu 1400 --route 10.77.0.0/24");
+    let local = &link.lab.local;
+    let has =
+        |what: &str| local.run("ip addr show dev t1").contains(what) && local.run("ip route").contains("10.77.0.0");
+    local.run("ip addr flush dev t1");
+    let told = link.client.wait_for("put back: tell it to leave the device alone");
+    assert!(told.contains("address 192.168.0.1/24") && told.contains("Unmanaged=yes"), "{told}");
+    wait_until(DEADLINE, "address", || has("192.168.0.1/24"));
+    local.ping_until_answered(FAR, DEADLINE);
+    local.run("ip link set t1 mtu 1300");
+    wait_until(DEADLINE, "MTU", || has("mtu 1400"));
+    for _ in 0..3 {
+        local.run("ip route del 10.77.0.0/24");
+        wait_until(DEADLINE, "route", || has("mtu 1400"));
+    }
+    local.run("ip route del 10.77.0.0/24");
+    link.client.wait_for("it is left so for a while");
+    assert!(!has("mtu 1400"));
+}
+
+/// An administrator sets the device down, and it stays down; up again it is as it was configured.
+#[test]
+fn a_device_that_is_set_down_and_up_again_is_as_it_was() {
+    let link = Link::new(SECURE_TCP, "--address fd00::1/64 --route 10.77.0.0/24 --route fd77::/64");
+    let local = &link.lab.local;
+    local.run("ip link set t1 down");
+    link.client.wait_for("was set down");
+    let is_down = || !local.run("ip -br link show dev t1").contains("<POINTOPOINT,MULTICAST,NOARP,UP");
+    holds_for(Duration::from_secs(1), "it stays down", is_down);
+    local.run("ip link set t1 up");
+    let back = || {
+        let (routes, routes6) = (local.run("ip route"), local.run("ip -6 route"));
+        local.run("ip addr show dev t1").contains("fd00::1/64")
+            && routes.contains("10.77.0.0/24")
+            && routes6.contains("fd77::/64")
+    };
+    wait_until(DEADLINE, "IPv6 address and the routes", back);
+    local.ping_until_answered(FAR, DEADLINE);
+    assert!(!link.client.said("leave the device alone"), "nobody is to blame: {}", link.client.text());
 }
 
 fn wait_for_carrier(ns: &Ns, device: &str, on: bool) {

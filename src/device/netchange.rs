@@ -210,6 +210,30 @@ impl NetConfig {
         first
     }
 
+    /// Which of these changes are not in effect, whoever is to blame.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` when the device is gone; otherwise the kernel's refusal to tell.
+    pub fn missing(&mut self, wanted: &[NetChange]) -> io::Result<Vec<NetChange>> {
+        let mut missing = Vec::new();
+        for change in wanted.iter().map(NetChange::canonical) {
+            if !self.is_in_effect(&change)? {
+                missing.push(change);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// The device as it is now.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` when it is gone.
+    pub fn link(&mut self) -> io::Result<Link> {
+        self.current()
+    }
+
     /// Takes back everything that was applied through this handle, in reverse order. A failure is logged and the rest
     /// is taken back all the same; what is gone already, or went with the device, is not a failure.
     pub fn undo_all(&mut self) {
@@ -236,60 +260,72 @@ impl NetConfig {
     /// Makes the change if it is not there yet; returns how to undo it if it was made.
     fn perform(&mut self, change: &NetChange) -> io::Result<Option<Undo>> {
         let link = self.current()?;
+        if let NetChange::Address(spec) = change
+            && !spec.is_sound()
+        {
+            return Err(Errno::EINVAL.into());
+        }
+        if self.is_in_effect(change)? {
+            return Ok(None);
+        }
         let undo = match change {
-            NetChange::Up if link.is_up => return Ok(None),
             NetChange::Up => {
                 self.set_state(State::Up)?;
                 Undo::Down
             }
-            NetChange::Mtu(bytes) if link.mtu == *bytes => return Ok(None),
             NetChange::Mtu(bytes) => {
                 self.set_attribute(LinkAttribute::Mtu(*bytes))?;
                 Undo::Mtu(link.mtu)
             }
-            NetChange::Mac(mac) if link.mac == Some(*mac) => return Ok(None),
             NetChange::Mac(mac) => {
                 let previous = link.mac.ok_or(Errno::EOPNOTSUPP)?;
                 self.set_mac(*mac, &link)?;
                 Undo::Mac(previous)
             }
-            NetChange::TxQueueLen(packets) if link.tx_queue_len == *packets => return Ok(None),
             NetChange::TxQueueLen(packets) => {
                 self.set_attribute(LinkAttribute::TxQueueLen(*packets))?;
                 Undo::TxQueueLen(link.tx_queue_len)
             }
-            NetChange::GsoMaxSize(bytes) if link.gso_max_size == *bytes => return Ok(None),
             NetChange::GsoMaxSize(bytes) => {
                 self.set_attribute(LinkAttribute::GsoMaxSize(*bytes))?;
                 Undo::GsoMaxSize(link.gso_max_size)
             }
-            NetChange::Address(spec) => return self.add_address(*spec),
-            NetChange::Route(destination) => return self.add_route(*destination),
+            NetChange::Address(spec) => {
+                self.add_address(*spec)?;
+                Undo::RemoveAddress(*spec)
+            }
+            NetChange::Route(destination) => {
+                self.add_route(*destination)?;
+                Undo::RemoveRoute(*destination)
+            }
         };
         Ok(Some(undo))
     }
 
-    fn add_address(&mut self, spec: AddressSpec) -> io::Result<Option<Undo>> {
-        if !spec.is_sound() {
-            return Err(Errno::EINVAL.into());
-        }
-        let index = self.index;
-        if self.netlink.addresses()?.iter().any(|held| held.index == index && spec.is(held)) {
-            return Ok(None);
-        }
-        let message = RouteNetlinkMessage::NewAddress(address_message(index, &spec));
-        self.netlink.change(message, NLM_F_CREATE | NLM_F_EXCL)?;
-        Ok(Some(Undo::RemoveAddress(spec)))
+    fn is_in_effect(&mut self, change: &NetChange) -> io::Result<bool> {
+        let link = self.current()?;
+        Ok(match change {
+            NetChange::Up => link.is_up,
+            NetChange::Mtu(bytes) => link.mtu == *bytes,
+            NetChange::Mac(mac) => link.mac == Some(*mac),
+            NetChange::TxQueueLen(packets) => link.tx_queue_len == *packets,
+            NetChange::GsoMaxSize(bytes) => link.gso_max_size == *bytes,
+            NetChange::Address(spec) => {
+                self.netlink.addresses()?.iter().any(|held| held.index == link.index && spec.is(held))
+            }
+            // Asked before trying: IPv6 would accept it a second time beside the kernel's own, with another metric.
+            NetChange::Route(destination) => self.netlink.routes_through(link.index)?.contains(destination),
+        })
     }
 
-    fn add_route(&mut self, destination: IpNet) -> io::Result<Option<Undo>> {
-        // Asked before trying: IPv6 would accept it a second time beside the kernel's own, with another metric.
-        if self.netlink.routes_through(self.index)?.contains(&destination) {
-            return Ok(None);
-        }
+    fn add_address(&mut self, spec: AddressSpec) -> io::Result<()> {
+        let message = RouteNetlinkMessage::NewAddress(address_message(self.index, &spec));
+        self.netlink.change(message, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    fn add_route(&mut self, destination: IpNet) -> io::Result<()> {
         let message = RouteNetlinkMessage::NewRoute(route_message(self.index, destination));
-        self.netlink.change(message, NLM_F_CREATE | NLM_F_EXCL)?;
-        Ok(Some(Undo::RemoveRoute(destination)))
+        self.netlink.change(message, NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Undoes one change; a failure that matters is logged here.

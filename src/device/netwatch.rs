@@ -5,7 +5,7 @@
 //! the socket is not read: a host whose routes never rest costs no more than a few turns of the loop a second.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
@@ -57,12 +57,15 @@ impl Changes {
 /// The socket by which the kernel tells, with its readiness, and the pause between two changes.
 #[derive(Debug)]
 pub struct NetWatch {
-    socket: Socket,
+    /// `None` where the kernel does not tell.
+    socket: Option<Socket>,
     buffer: Vec<u8>,
     /// Index of our own device.
     own: u32,
     readable: bool,
     pause_until: Option<Instant>,
+    /// When our own device is to be looked at although nothing was told about it.
+    look_at: Option<Instant>,
 }
 
 impl NetWatch {
@@ -74,16 +77,26 @@ impl NetWatch {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.set_non_blocking(true)?;
         socket.bind(&SocketAddr::new(0, GROUPS.iter().fold(0, |mask, group| mask | 1 << (group - 1))))?;
-        Ok(Self { socket, buffer: Vec::with_capacity(RECEIVE_LEN), own, readable: true, pause_until: None })
+        Ok(Self::with(Some(socket), own))
     }
 
-    /// As [`open`](Self::open), registered with a poll. Without it the timers of the link notice a change, later.
-    pub fn registered(own: u32, registry: &Registry, token: Token) -> Option<Self> {
+    /// As [`open`](Self::open), registered with a poll. Where that is not possible the timers of the link notice a change,
+    /// later.
+    pub fn registered(own: u32, registry: &Registry, token: Token) -> Self {
         let watch = Self::open(own).and_then(|watch| {
-            registry.register(&mut SourceFd(&watch.as_raw_fd()), token, Interest::READABLE)?;
+            let fd = watch.socket.as_ref().map(Socket::as_raw_fd).unwrap_or_default();
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
             Ok(watch)
         });
-        watch.inspect_err(|error| warn!("Cannot watch the network for changes: {error}")).ok()
+        watch.unwrap_or_else(|error| {
+            warn!("Cannot watch the network for changes: {error}");
+            Self::with(None, own)
+        })
+    }
+
+    fn with(socket: Option<Socket>, own: u32) -> Self {
+        let buffer = Vec::with_capacity(RECEIVE_LEN);
+        Self { socket, buffer, own, readable: true, pause_until: None, look_at: None }
     }
 
     /// Tells that an event has arrived for the descriptor.
@@ -91,28 +104,39 @@ impl NetWatch {
         self.readable = true;
     }
 
+    /// Tells of a change of our own device at this time, if none comes before.
+    pub fn look_again(&mut self, at: Option<Instant>) {
+        self.look_at = at;
+    }
+
     /// What has changed since it was asked last; nothing during the pause.
     #[must_use]
     pub fn poll(&mut self, now: Instant) -> Changes {
-        if !self.readable || self.pause_until.is_some_and(|until| now < until) {
-            return Changes::default();
+        let is_due = self.look_at.take_if(|at| *at <= now).is_some();
+        let mut changes = Changes { own: is_due, elsewhere: false };
+        if self.readable && self.pause_until.is_none_or(|until| now >= until) {
+            changes.add(self.drain());
+            self.pause_until = changes.any().then_some(now + PAUSE);
         }
-        let changes = self.drain();
-        self.pause_until = changes.any().then_some(now + PAUSE);
         changes
     }
 
     /// When [`poll`](Self::poll) has something to say, if it may have.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.pause_until.filter(|_| self.readable)
+        let pause = self.pause_until.filter(|_| self.readable);
+        [pause, self.look_at].into_iter().flatten().min()
     }
 
     fn drain(&mut self) -> Changes {
         let mut changes = Changes::default();
+        let Some(socket) = &self.socket else {
+            self.readable = false;
+            return changes;
+        };
         for _ in 0..BUDGET {
             self.buffer.clear();
-            match self.socket.recv_from(&mut self.buffer, libc::MSG_TRUNC) {
+            match socket.recv_from(&mut self.buffer, libc::MSG_TRUNC) {
                 // Port 0 is the kernel; a process with CAP_NET_ADMIN could send us messages too.
                 Ok((_, sender)) if sender.port_number() != 0 => {}
                 Ok((len, _)) if len > self.buffer.len() => changes = Changes::ALL,
@@ -134,12 +158,6 @@ impl NetWatch {
             }
         }
         Changes::ALL
-    }
-}
-
-impl AsRawFd for NetWatch {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
     }
 }
 
