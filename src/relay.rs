@@ -289,6 +289,7 @@ impl Relay {
             }
         }
         self.carrier.follow(&self.state, &self.device);
+        self.tunnel.set_demand_hidden(self.carrier.is_off(), now);
         if let Some(guard) = &mut self.guard {
             guard.follow(self.transport.peer_address(), &mut self.faults, now);
         }

@@ -353,6 +353,28 @@ fn near_end_of(lab: &Lab, Kind(transport, _): Kind, ends: &Ends, options: &str, 
     simpletun(&lab.local, &format!("-i t1 -c {peer} {transport} {} {options} --address {NEAR}/24", ends.client))
 }
 
+/// More changes than the kernel keeps for anybody: they cost little, and what comes after them is noticed.
+#[test]
+fn a_storm_of_changes_is_survived() {
+    let link = Link::new(SECURE_TCP, "");
+    let local = &link.lab.local;
+    let numbers = || (0..20).flat_map(|high| (1..250).map(move |low| (high, low)));
+    let lines =
+        |verb: &str| numbers().map(|(a, b)| format!("addr {verb} 10.9.{a}.{b}/32 dev lo\n")).collect::<String>();
+    fs::write("/run/storm", lines("add") + &lines("del")).expect("write the batch");
+    let cpu = link.client.usage().cpu;
+    local.run("ip -batch /run/storm");
+    let cpu = link.client.usage().cpu - cpu;
+    eprintln!("10,000 changes cost {cpu:?}");
+    assert!(cpu < Duration::from_secs(2), "{cpu:?}");
+    local.ping(FAR, 3, 56);
+    assert!(!link.client.said(line::INTERRUPTED), "{}", link.client.text());
+    local.run("ip addr del 10.86.43.51/24 dev eth0");
+    link.client.wait_for("reason=address-lost");
+    local.address("eth0", &["10.86.43.61/24"]);
+    local.ping_until_answered(FAR, DEADLINE);
+}
+
 /// A tunnel with traffic: `t1` here, `t2` there. The options are the client's.
 struct Link {
     lab: Lab,

@@ -1,7 +1,5 @@
 //! The carrier of the device, which tells routes, bonds, bridges and routing daemons of this host how the link is.
 
-use std::io;
-
 use log::{info, warn};
 
 use crate::device::Device;
@@ -19,9 +17,14 @@ impl Carrier {
     /// From now on it follows the link, or it is left on.
     pub(super) fn set_following(&mut self, follows: bool, device: &Device) {
         self.follows = follows;
-        if !follows && self.is_on == Some(false) {
+        if !follows && self.is_off() {
             self.set(true, device);
         }
+    }
+
+    /// True if the host sends nothing into the device for want of it.
+    pub(super) fn is_off(&self) -> bool {
+        self.is_on == Some(false)
     }
 
     /// Sets it as the state wants it.
@@ -39,12 +42,10 @@ impl Carrier {
     fn set(&mut self, wanted: bool, device: &Device) -> bool {
         self.is_on = Some(wanted);
         let Err(error) = device.set_carrier(wanted) else { return true };
-        // A kernel before 4.20, or what is no tun or tap device at all; one that was deleted is noticed by reading.
-        if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOTTY)) {
-            self.follows = false;
-            warn!("The carrier of {} does not follow the link: this kernel cannot set it", device.name());
-        } else if error.kind() != io::ErrorKind::NotFound {
-            warn!("Cannot set the carrier of {}: {error}", device.name());
+        (self.follows, self.is_on) = (false, None);
+        // A device that was deleted is noticed by reading from it; otherwise it is a kernel before 4.20.
+        if error.raw_os_error() != Some(libc::EBADFD) {
+            warn!("The carrier of {} does not follow the link, this kernel cannot set it: {error}", device.name());
         }
         false
     }

@@ -325,6 +325,15 @@ impl Tunnel {
         }
     }
 
+    /// Says that no packet comes while there is something to send, or that it does again: a device without carrier is
+    /// given none.
+    pub fn set_demand_hidden(&mut self, hidden: bool, now: Instant) {
+        match self {
+            Self::Plain(_) => {}
+            Self::Secure(secure) => secure.set_demand_hidden(hidden, now),
+        }
+    }
+
     /// Takes the end of everything: the peer is gone, and nobody takes its place. A secure link says goodbye.
     pub fn close(&mut self, reason: message::CloseReason, now: Instant) {
         match self {

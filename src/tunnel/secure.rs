@@ -78,6 +78,8 @@ pub struct Secure {
     liveness: Option<Liveness>,
     up: bool,
     interrupted: bool,
+    /// The host sends nothing into the device, whatever it may have to send.
+    demand_hidden: bool,
     /// Where the peer was last.
     last_peer: Option<SocketAddr>,
     peer_instance: Option<Instance>,
@@ -133,6 +135,7 @@ impl Secure {
             liveness: None,
             up: false,
             interrupted: false,
+            demand_hidden: false,
             last_peer: None,
             peer_instance: None,
             replaced: VecDeque::new(),

@@ -18,6 +18,9 @@ const CAP: Duration = Duration::from_secs(5);
 /// The cap while there are packets to send.
 const HURRIED_CAP: Duration = Duration::from_millis(750);
 
+/// How long an end that cannot know of packets to send takes it that there are some.
+const EAGERNESS: Duration = Duration::from_secs(120);
+
 /// Time for a handshake on a new connection, and between two on a connection that stands.
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -125,6 +128,13 @@ impl Secure {
         }
     }
 
+    /// Says whether packets to send would be seen. Where they would not, an answer is wanted soon for a while.
+    pub fn set_demand_hidden(&mut self, hidden: bool, now: Instant) {
+        if std::mem::replace(&mut self.demand_hidden, hidden) != hidden && hidden {
+            self.hurry(now);
+        }
+    }
+
     /// What was sent may have gone astray: the next INIT is due, and its repetitions begin anew. A peer that has said no,
     /// or whose turn it is, is not asked sooner.
     pub(super) fn ask_again(&mut self, now: Instant) {
@@ -165,10 +175,12 @@ impl Secure {
 
     fn schedule(&mut self, reliable: bool, now: Instant) {
         let jitter = self.fraction();
+        let hidden = self.demand_hidden;
         let Some(attempt) = &mut self.attempt else { return };
+        let is_eager = hidden && now.saturating_duration_since(attempt.began_at) < EAGERNESS;
         let wait = if reliable { CONNECTION_PATIENCE } else { attempt.wait.mul_f64(0.8 + 0.4 * jitter) };
         attempt.next_at = now + wait;
-        attempt.wait = (attempt.wait * 2).min(CAP);
+        attempt.wait = (attempt.wait * 2).min(if is_eager { HURRIED_CAP } else { CAP });
         (attempt.refused, attempt.gave_way) = (false, false);
     }
 

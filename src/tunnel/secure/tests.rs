@@ -424,6 +424,9 @@ fn handshakes_are_repeated_at_growing_intervals_and_sooner_with_packets_to_send(
     assert!(idle.iter().all(|wait| *wait <= 6 * SECOND + 10 * MS) && idle.len() > 10);
     let hurried = sent(&mut pair, true);
     assert!(hurried.iter().all(|wait| *wait <= 770 * MS), "{hurried:?}");
+    pair.client.secure.set_demand_hidden(true, pair.now);
+    let hidden = sent(&mut pair, false);
+    assert!(hidden.iter().all(|wait| *wait <= 910 * MS), "{hidden:?}");
 }
 
 #[test]
@@ -906,6 +909,42 @@ fn offered_traffic_hurries_a_handshake_beside_a_session_and_not_on_a_connection(
             assert!(gap <= 1300 * MS && sent_at.len() > 10, "{gap:?}");
         }
     }
+}
+
+#[test]
+fn when_the_network_changes_the_peer_is_asked_at_once_and_doubted_if_it_does_not_answer() {
+    for reliable in [false, true] {
+        let mut pair = Pair::established(reliable);
+        pair.client.secure.network_changed(pair.now);
+        pair.client.drain();
+        assert_eq!(pair.client.out.iter().map(|sent| sent.message[0]).collect::<Vec<_>>(), [CTRL]);
+        pair.settle();
+        pair.now += SECOND;
+        pair.client.secure.handle_timeout(pair.now);
+        pair.client.drain();
+        assert_eq!(pair.client.out, [], "it has answered");
+
+        pair.client.secure.network_changed(pair.now);
+        pair.client.drain();
+        pair.client.out.clear();
+        pair.now += 300 * MS;
+        pair.client.secure.handle_timeout(pair.now);
+        pair.client.drain();
+        let doubts = pair.client.out.iter().any(|sent| sent.message[0] == INIT);
+        assert_eq!(doubts, !reliable, "on a connection the same question is under way still");
+    }
+}
+
+#[test]
+fn who_looks_for_the_peer_tries_again_when_the_network_changes() {
+    let mut pair = Pair::new(false);
+    pair.connect();
+    pair.now += 100 * MS;
+    pair.client.out.clear();
+    pair.client.secure.network_changed(pair.now);
+    pair.client.drain();
+    assert_eq!(pair.client.out.iter().map(|sent| sent.message[0]).collect::<Vec<_>>(), [INIT]);
+    assert!(pair.client.secure.poll_timeout().is_some_and(|at| at <= pair.now + 300 * MS), "and soon once more");
 }
 
 #[test]
