@@ -10,7 +10,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use common::daemon::{Daemon, Mark, server, simpletun};
-use common::lab::{Lab, Ns, REMOTE, REMOTE6, with_prefix};
+use common::lab::{LOCAL6, Lab, Ns, REMOTE, REMOTE6, wire, with_prefix};
 use common::net::Pinging;
 use common::secure::{Ends, Protection};
 use common::wait::{DEADLINE, holds_for, wait_until};
@@ -56,6 +56,8 @@ rows! {
 rows! {
     (tcp: crate::SECURE_TCP, udp: crate::SECURE_UDP) {
         a_peer_that_is_routed_into_its_own_tunnel_is_told_of_over_ipv6_too
+        a_default_route_that_changes_to_another_gateway_is_followed
+        an_interface_that_loses_its_addresses_and_gets_them_again_is_used_again
         routes_fail_over_to_a_second_tunnel_and_back
         a_peer_that_dies_in_silence_is_noticed_in_time
     }
@@ -75,6 +77,41 @@ fn a_client_whose_address_changes_goes_on_at_once(kind: Kind) {
     eprintln!("answered {:?} after the new address was there", start.elapsed());
     assert!(start.elapsed() < SOON, "only after {:?}", start.elapsed());
     link.lab.remote.ping(NEAR, 3, 56);
+}
+
+/// The gateway dies and the host has another one, by another interface: its old address is there still, and nothing comes
+/// to it any more.
+fn a_default_route_that_changes_to_another_gateway_is_followed(kind: Kind) {
+    const SERVER: &str = "10.99.0.1";
+    let lab = Lab::new();
+    wire((&lab.local, "eth1"), (&lab.remote, "eth1"));
+    lab.local.address("eth1", &["10.86.44.51/24"]);
+    lab.remote.address("eth1", &["10.86.44.52/24"]);
+    lab.remote.address("lo", &["10.99.0.1/32"]);
+    lab.local.run(&format!("ip route add default via {REMOTE}"));
+    let link = Link::towards(lab, kind, "", SERVER);
+    link.lab.remote.run("ip link set eth0 down");
+    link.lab.local.run("ip route replace default via 10.86.44.52");
+    let taken = link.lab.local.ping_until_answered(FAR, DEADLINE);
+    eprintln!("answered {taken:?} after the new route was there");
+    assert!(taken < SOON, "only after {taken:?}");
+    let moved = link.server.wait_for(line::MOVED);
+    assert!(moved.contains("peer=10.86.44.51:"), "{moved}");
+    assert!(!link.client.said(line::DOWN), "{}", link.client.text());
+}
+
+/// IPv6 addresses go when an interface is set down: the link waits for them to come back.
+fn an_interface_that_loses_its_addresses_and_gets_them_again_is_used_again(kind: Kind) {
+    let link = Link::towards(Lab::new(), kind, "", REMOTE6);
+    let local = &link.lab.local;
+    local.run("ip link set eth0 down");
+    wait_until(DEADLINE, "silence", || !local.answers(FAR));
+    local.run("ip link set eth0 up");
+    local.address("eth0", &[&with_prefix(LOCAL6)]);
+    let taken = local.ping_until_answered(FAR, DEADLINE);
+    eprintln!("answered {taken:?} after the address was there again");
+    assert!(taken < SOON, "only after {taken:?}");
+    assert!(!link.client.said(line::DOWN), "{}", link.client.text());
 }
 
 /// A busy host whose addresses, links and routes come and go: the tunnel loses no packet and does not reconnect.

@@ -4,7 +4,7 @@
 //! the owner asks for it after each call.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use mio::event::Event;
@@ -112,6 +112,11 @@ impl Connection {
     /// True if this host no longer has the address of this end.
     pub fn has_lost_address(&self, config: &LinkConfig) -> bool {
         self.stream.local_addr().is_ok_and(|local| socket::is_lost(config, local))
+    }
+
+    /// The address of this end.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.stream.local_addr().ok().map(|local| canonical(local).ip())
     }
 
     /// True if a frame of any length can be taken now: the socket takes bytes and the buffer has room.

@@ -42,6 +42,16 @@ pub fn is_lost(config: &LinkConfig, address: SocketAddr) -> bool {
     bound.is_err_and(|error| matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)))
 }
 
+/// The local address that a new socket for `target` would get. A connected datagram socket sends nothing by itself.
+pub fn source_towards(config: &LinkConfig, target: SocketAddr) -> Option<IpAddr> {
+    let socket = new(config, target, Type::DGRAM).ok()?;
+    if let Some(local) = local_for(config, target)? {
+        socket.bind(&SocketAddr::new(local.ip(), 0).into()).ok()?;
+    }
+    socket.connect(&target.into()).ok()?;
+    Some(socket.local_addr().ok()?.as_socket()?.ip())
+}
+
 /// Gives an error a text of its own and keeps its kind.
 pub fn explain(error: &io::Error, text: String) -> io::Error {
     io::Error::new(error.kind(), text)

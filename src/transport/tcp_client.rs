@@ -26,6 +26,9 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time after which the last known addresses are tried although the resolver has not answered.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Time for a sign of the peer on a connection that the route to the peer has left.
+const DOUBT_PATIENCE: Duration = Duration::from_secs(1);
+
 enum Stage {
     /// Waiting for the resolver; at the deadline the last known addresses are tried.
     Resolving { patience_until: Instant },
@@ -45,6 +48,8 @@ pub struct TcpClient {
     mode: Mode,
     known: Vec<SocketAddr>,
     stage: Stage,
+    /// When the live connection is given up unless the peer is heard before.
+    doubted_until: Option<Instant>,
     backoff: Backoff,
     paths: u64,
     events: VecDeque<LinkEvent>,
@@ -62,6 +67,7 @@ impl TcpClient {
             mode: context.mode,
             known: Vec::new(),
             stage: Stage::Waiting { until: now },
+            doubted_until: None,
             backoff: Backoff::default(),
             paths: 0,
             events: VecDeque::new(),
@@ -181,6 +187,7 @@ impl TcpClient {
         let stage = std::mem::replace(&mut self.stage, Stage::Waiting { until: now });
         let Stage::Connecting { stream, target, path, .. } = stage else { return };
         self.faults.clear("connect");
+        self.doubted_until = None;
         self.counters.paths += 1;
         let info = connection::path_info(target);
         self.stage = Stage::Live(Box::new(Connection::new(path, info, stream, now)));
@@ -203,6 +210,14 @@ impl TcpClient {
         self.backoff.reset();
         self.close(now);
         self.start_round(now);
+    }
+
+    /// True if a new connection would leave from another address than the live one. That may still work; on a secure link,
+    /// where the peer is asked at such a time, its silence tells.
+    fn was_left_by_route(&self) -> bool {
+        let (Stage::Live(connection), Mode::Secure { .. }) = (&self.stage, self.mode) else { return false };
+        let source = socket::source_towards(&self.config, connection.info().peer);
+        source.is_some_and(|source| connection.local_ip().is_some_and(|local| local != source))
     }
 
     /// Ends the live connection if it has ended by itself.
@@ -287,6 +302,8 @@ impl Transport for TcpClient {
         };
         if begins_anew {
             self.begin_anew(DownReason::AddressLost, now);
+        } else if self.was_left_by_route() {
+            self.doubted_until.get_or_insert(now + DOUBT_PATIENCE);
         }
     }
 
@@ -341,6 +358,7 @@ impl Transport for TcpClient {
             && accepted > 0
         {
             connection.note_accepted();
+            self.doubted_until = None;
         }
         self.reap(now);
     }
@@ -353,7 +371,8 @@ impl Transport for TcpClient {
         match &self.stage {
             Stage::Resolving { patience_until } if !self.known.is_empty() => Some(*patience_until),
             Stage::Waiting { until } | Stage::Connecting { until, .. } => Some(*until),
-            Stage::Resolving { .. } | Stage::Live(_) => None,
+            Stage::Live(_) => self.doubted_until,
+            Stage::Resolving { .. } => None,
         }
     }
 
@@ -363,6 +382,9 @@ impl Transport for TcpClient {
                 self.try_next(self.known.iter().copied().collect(), now);
             }
             Stage::Waiting { until } if *until <= now => self.start_round(now),
+            Stage::Live(_) if self.doubted_until.take_if(|until| *until <= now).is_some() => {
+                self.begin_anew(DownReason::Timeout, now);
+            }
             Stage::Connecting { until, target, .. } if *until <= now => {
                 self.next_target(*target, &io::ErrorKind::TimedOut.into(), now);
             }
