@@ -264,6 +264,8 @@ pub struct LinkConfig {
     pub keepalive: Duration,
     /// TCP and secure links: time without any answer after which the peer is taken to be gone.
     pub down_after: Duration,
+    /// TCP: the time between retransmissions is limited where the kernel can do it.
+    pub caps_rto: bool,
     /// TCP: name of the congestion control, if it is not the system's.
     pub congestion: Option<String>,
     /// `SO_SNDBUF` in bytes.

@@ -448,7 +448,11 @@ impl Sender<'_> {
     fn packet(&mut self, packet: &[u8], checksum: Checksum) -> Result<(), Drop> {
         let Self { transport, tunnel, now, .. } = self;
         let Some(len) = tunnel.message_len(packet.len(), *now) else {
-            return Err(if tunnel.has_path() { Drop::TooLong } else { Drop::NoPeer });
+            if tunnel.has_path() {
+                return Err(Drop::TooLong);
+            }
+            transport.hurry();
+            return Err(Drop::NoPeer);
         };
         let taken = transport.send_with(len, *now, &mut |message| tunnel.seal(packet, checksum, message, *now));
         if taken { Ok(()) } else { Err(Drop::NotSent) }

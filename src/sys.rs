@@ -225,6 +225,29 @@ pub fn defer_accept(socket: BorrowedFd<'_>, patience: Duration) -> io::Result<()
     set_int(socket, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds)
 }
 
+/// `TCP_RTO_MAX_MS` (`include/uapi/linux/tcp.h`, Linux 6.15).
+const TCP_RTO_MAX_MS: libc::c_int = 44;
+
+/// The longest time that a TCP socket waits before it repeats what was not acknowledged; a second at least.
+///
+/// # Errors
+/// Those of setsockopt(2), `ENOPROTOOPT` before Linux 6.15.
+pub fn cap_rto(socket: BorrowedFd<'_>, cap: Duration) -> io::Result<()> {
+    let milliseconds = libc::c_int::try_from(cap.as_millis()).unwrap_or(libc::c_int::MAX);
+    set_int(socket, libc::IPPROTO_TCP, TCP_RTO_MAX_MS, milliseconds)
+}
+
+/// How many bytes written to a TCP socket the peer has not acknowledged (tcp(7), `SIOCOUTQ`).
+///
+/// # Errors
+/// Those of ioctl(2).
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ, which has the number of TIOCOUTQ, writes one int to where its argument points, which is live.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(u64::try_from(count).unwrap_or(0)) }
+}
+
 fn set_int(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = mem::size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value pointer names a live c_int and `len` is its size; setsockopt only reads it.

@@ -110,6 +110,10 @@ pub struct Options {
     #[arg(long, value_name = "TIME", help_heading = "Transport")]
     pub down_after: Option<Text>,
 
+    /// TCP: do as on a kernel that cannot limit the time between retransmissions, for tests
+    #[arg(long, hide = true)]
+    pub no_rto_cap: bool,
+
     /// TCP: congestion control of the connection, such as cubic or bbr [default: the system's]
     #[arg(long, value_name = "NAME", help_heading = "Transport")]
     pub congestion: Option<Text>,
@@ -294,6 +298,7 @@ impl Options {
             fwmark: flags.fwmark.or(self.fwmark),
             keepalive: flags.keepalive.or(self.keepalive),
             down_after: flags.down_after.or(self.down_after),
+            no_rto_cap: flags.no_rto_cap || self.no_rto_cap,
             congestion: flags.congestion.or(self.congestion),
             sndbuf: flags.sndbuf.or(self.sndbuf),
             rcvbuf: flags.rcvbuf.or(self.rcvbuf),

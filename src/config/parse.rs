@@ -102,6 +102,7 @@ fn link(options: &Options, services: ServiceLookup<'_>, protection: Protection) 
         receive_buffer: options.rcvbuf.as_ref().map(|text| buffer("rcvbuf", text)).transpose()?,
         keepalive,
         down_after,
+        caps_rto: !options.no_rto_cap,
         security: protection.security,
         aead: protection.aead,
         pin_endpoint: protection.pin_endpoint,

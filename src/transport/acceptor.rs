@@ -45,6 +45,7 @@ pub fn set_up(
 ) -> bool {
     let ready = socket::tune_stream(&SockRef::from(&*stream), config)
         .and_then(|()| registry.register(stream, token_of(path), Interest::READABLE | Interest::WRITABLE));
+    socket::cap_rto(&SockRef::from(&*stream), config);
     if let Err(error) = &ready {
         faults.note(now, "accept", format_args!("Cannot set up a connection: {error}"));
     }

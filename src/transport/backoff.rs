@@ -9,6 +9,9 @@ const CAP: Duration = Duration::from_millis(750);
 const LATE_CAP: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A wait from the beginning of one attempt to the next while there are packets to send.
+const HURRIED: Duration = Duration::from_millis(750);
+
 /// A connection that lasted this long, or on which something was received, counts as a success.
 pub const SUCCESS_AFTER: Duration = Duration::from_secs(10);
 
@@ -19,14 +22,41 @@ pub struct Backoff {
     failing_since: Option<Instant>,
 }
 
+/// A wait before an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// When it is over.
+    pub until: Instant,
+    hurried_until: Instant,
+}
+
+impl Pause {
+    /// One of this length, whatever comes.
+    pub fn fixed(now: Instant, wait: Duration) -> Self {
+        Self { until: now + wait, hurried_until: now + wait }
+    }
+
+    /// There are packets to send, so the next attempt is made soon.
+    pub fn hurry(&mut self) {
+        self.until = self.until.min(self.hurried_until);
+    }
+}
+
 impl Backoff {
+    /// The wait before the next attempt, as [`next`](Self::next); `began_at` is when the last one began.
+    pub fn pause(&mut self, began_at: Instant, now: Instant, chance: f32) -> Pause {
+        let until = now + self.next(now, chance);
+        let hurried_until = (began_at + spread(HURRIED, chance)).max(now + spread(FIRST, chance)).min(until);
+        Pause { until, hurried_until }
+    }
+
     /// The wait before the next attempt. `chance` is a number from 0 to 1 that spreads it by ±20 %.
     pub fn next(&mut self, now: Instant, chance: f32) -> Duration {
         let since = *self.failing_since.get_or_insert(now);
         let cap = if now.saturating_duration_since(since) >= PATIENCE { LATE_CAP } else { CAP };
         let wait = FIRST.saturating_mul(2u32.saturating_pow(self.failures)).min(cap);
         self.failures = self.failures.saturating_add(1).min(16);
-        wait.mul_f32(0.8 + 0.4 * chance.clamp(0.0, 1.0))
+        spread(wait, chance)
     }
 
     /// Begins anew: the link was good, or somebody asked for an attempt at once.
@@ -35,9 +65,36 @@ impl Backoff {
     }
 }
 
+fn spread(wait: Duration, chance: f32) -> Duration {
+    wait.mul_f32(0.8 + 0.4 * chance.clamp(0.0, 1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a starting point for virtual time")]
+    fn with_packets_to_send_the_late_waits_stay_below_a_second_too() {
+        let start = Instant::now();
+        let mut backoff = Backoff::default();
+        for _ in 0..10 {
+            backoff.next(start, 0.5);
+        }
+        let now = start + PATIENCE;
+        let wait = |pause: Pause| (pause.until - now).as_millis();
+        let mut refused = backoff.pause(now, now, 0.5);
+        assert_eq!(wait(refused), 5000);
+        refused.hurry();
+        assert_eq!(wait(refused), 750);
+        let mut unanswered = backoff.pause(now - 2 * HURRIED, now, 0.5);
+        unanswered.hurry();
+        assert_eq!(wait(unanswered), 100, "the attempt itself took long enough");
+        backoff.reset();
+        let mut early = backoff.pause(now, now, 0.5);
+        early.hurry();
+        assert_eq!(wait(early), 100, "and no wait becomes longer");
+    }
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a starting point for virtual time")]

@@ -5,15 +5,18 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::TcpStream;
+use socket2::SockRef;
 
 use super::frame::{self, Decoder, Encoder};
 use super::{DownReason, Each, backoff, socket};
 use crate::config::LinkConfig;
 use crate::fault::{self, Origin, Severity};
+use crate::sys;
 use crate::tunnel::{Path, PathInfo};
 
 /// Bytes that are read in vain before a connection is closed.
@@ -30,6 +33,8 @@ pub struct Connection {
     readable: bool,
     writable: bool,
     was_answered: bool,
+    read: u64,
+    written: u64,
     since: Instant,
     ended: Option<DownReason>,
 }
@@ -46,6 +51,8 @@ impl Connection {
             readable: true,
             writable: true,
             was_answered: false,
+            read: 0,
+            written: 0,
             since: now,
             ended: None,
         }
@@ -62,6 +69,8 @@ impl Connection {
             readable: true,
             writable: true,
             was_answered: false,
+            read: 0,
+            written: 0,
             since: now,
             ended: None,
         }
@@ -103,6 +112,12 @@ impl Connection {
         self.was_answered || now.saturating_duration_since(self.since) >= backoff::SUCCESS_AFTER
     }
 
+    /// How many bytes have been received, and acknowledged by the peer, and whether some wait for that.
+    pub fn progress(&self) -> (u64, bool) {
+        let waiting = sys::unacknowledged(self.stream.as_fd()).unwrap_or(0);
+        ((self.read + self.written).saturating_sub(waiting), waiting > 0 || !self.encoder.is_empty())
+    }
+
     /// Takes readiness.
     pub fn handle_event(&mut self, event: &Event) {
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
@@ -140,7 +155,10 @@ impl Connection {
     pub fn flush(&mut self) {
         while self.writable && self.ended.is_none() && !self.encoder.is_empty() {
             match self.stream.write(self.encoder.pending()) {
-                Ok(len) => self.encoder.consume(len),
+                Ok(len) => {
+                    self.written += len as u64;
+                    self.encoder.consume(len);
+                }
                 Err(error) => self.sort(&error, Side::Write),
             }
         }
@@ -184,7 +202,10 @@ impl Connection {
             }
             match self.stream.read(space) {
                 Ok(0) => self.ended = Some(DownReason::Closed),
-                Ok(len) => self.decoder.advance(len),
+                Ok(len) => {
+                    self.read += len as u64;
+                    self.decoder.advance(len);
+                }
                 Err(error) => self.sort(&error, Side::Read),
             }
         }
@@ -200,6 +221,12 @@ impl Connection {
                 Ok(_) => {}
             }
         }
+    }
+
+    /// Closes the connection at once: what is under way on it is given up, and the peer is told so.
+    pub fn abort(self) {
+        // Without it the connection is closed all the same, only later.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
     fn sort(&mut self, error: &io::Error, side: Side) {

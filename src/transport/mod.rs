@@ -18,12 +18,16 @@ use crate::tunnel::{Path, PathInfo, Rejection};
 
 mod acceptor;
 pub mod admission;
+mod attempt;
 mod backoff;
 mod connection;
 pub mod frame;
 mod pending;
+mod race;
 pub mod resolve;
 mod socket;
+mod stall;
+mod targets;
 mod tcp_client;
 mod tcp_gate;
 mod tcp_server;
@@ -143,6 +147,9 @@ pub trait Transport {
     /// Where messages go, or where the peer is looked for.
     #[must_use]
     fn peer_address(&self) -> Option<SocketAddr>;
+
+    /// There are packets to send and no path for them: who waits before trying again is not to wait long.
+    fn hurry(&mut self) {}
 
     /// True if a message of any legal length can be sent now. The one predicate for back-pressure.
     fn can_send(&self) -> bool;

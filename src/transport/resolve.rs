@@ -10,6 +10,7 @@ use std::thread;
 use dns_lookup::{AddrInfoHints, SockType};
 use mio::Waker;
 
+use super::targets::interleave;
 use crate::config::{Endpoint, Host, Protocol};
 
 /// Addresses of one name that are used; a longer answer is cut.
@@ -43,6 +44,11 @@ impl Resolver {
     /// True if the endpoint is a name, so that its addresses can change.
     pub fn is_name(&self) -> bool {
         matches!(self.endpoint.host, Host::Name(_))
+    }
+
+    /// True while a look-up is under way.
+    pub fn is_pending(&self) -> bool {
+        self.pending
     }
 
     /// Begins a look-up unless one is under way. A literal address answers at once, through the return value; for a
@@ -106,7 +112,7 @@ fn look_up(name: &str, port: u16) -> Answer {
             addresses.push(address);
         }
     }
-    if addresses.is_empty() { Err("the name has no address".to_owned()) } else { Ok(addresses) }
+    if addresses.is_empty() { Err("the name has no address".to_owned()) } else { Ok(interleave(&addresses)) }
 }
 
 /// The port of a service name in the local database (services(5)).

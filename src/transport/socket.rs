@@ -4,15 +4,20 @@ use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::config::LinkConfig;
+use crate::sys;
 
 /// Receive buffer of a datagram socket in bytes: what arrives while the daemon is not running has to fit.
 const DATAGRAM_BUFFER: usize = 4 * 1024 * 1024;
+
+/// The longest wait before a repetition. Below it a round trip must stay; above it the outage would seem longer than it is.
+const RTO_CAP: Duration = Duration::from_millis(1500);
 
 /// A non-blocking socket for `address`'s family with the mark and the interface that the settings ask for.
 ///
@@ -67,7 +72,7 @@ pub fn tune_stream(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> 
     // Probes once a second until `down_after` is over; the user timeout ends a connection with unacknowledged data
     // after the same time.
     let probes = config.down_after.saturating_sub(config.keepalive).as_secs().clamp(1, 127);
-    let interval = std::time::Duration::from_secs(1).max(config.down_after.saturating_sub(config.keepalive) / 127);
+    let interval = Duration::from_secs(1).max(config.down_after.saturating_sub(config.keepalive) / 127);
     let keepalive = TcpKeepalive::new()
         .with_time(config.keepalive)
         .with_interval(interval)
@@ -78,6 +83,12 @@ pub fn tune_stream(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> 
     }
     set_buffers(socket, config)?;
     socket.set_tcp_user_timeout(Some(config.down_after))
+}
+
+/// Lets a connection whose path was cut send again soon after its restoration: what is not acknowledged is repeated at
+/// this interval at most, however long the outage. Returns false if the kernel cannot do it.
+pub fn cap_rto(socket: &SockRef<'_>, config: &LinkConfig) -> bool {
+    config.caps_rto && sys::cap_rto(socket.as_fd(), RTO_CAP).is_ok()
 }
 
 fn set_congestion(socket: &SockRef<'_>, name: &str) -> io::Result<()> {
@@ -124,7 +135,7 @@ pub fn tune_datagram(socket: &Socket, config: &LinkConfig, is_ipv6: bool) -> io:
         ..config.clone()
     };
     set_buffers(&SockRef::from(socket), &sizes)?;
-    crate::sys::allow_fragmentation(socket.as_fd(), is_ipv6)
+    sys::allow_fragmentation(socket.as_fd(), is_ipv6)
 }
 
 /// Binds a listening or datagram server socket to the first candidate that works: an address that was given, else

@@ -19,12 +19,27 @@ macro_rules! over_both {
     ($($test:ident)*) => { rows! { (tcp: "", udp: "--udp") { $($test)* } } };
 }
 
+/// Each test once for each kind of link: plain and secure, over TCP and over UDP.
+macro_rules! over_all {
+    ($($test:ident)*) => {
+        rows! {
+            (
+                plain_tcp: crate::common::pair::Kind::PLAIN_TCP,
+                plain_udp: crate::common::pair::Kind::PLAIN_UDP,
+                secure_tcp: crate::common::pair::Kind::SECURE_TCP,
+                secure_udp: crate::common::pair::Kind::SECURE_UDP
+            ) { $($test)* }
+        }
+    };
+}
+
 pub mod daemon;
 pub mod forge;
 pub mod inspect;
 pub mod known_keys;
 pub mod lab;
 pub mod net;
+pub mod pair;
 pub mod peer;
 pub mod secure;
 pub mod secure_peer;

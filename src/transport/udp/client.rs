@@ -13,7 +13,7 @@ use socket2::Type;
 use super::{Channel, SendOutcome, TOKEN, Unanswered, each_of_train, path_info};
 use crate::config::{Endpoint, LinkConfig};
 use crate::fault::FaultLog;
-use crate::transport::backoff::Backoff;
+use crate::transport::backoff::{Backoff, Pause};
 use crate::transport::resolve::{Answer, Resolver};
 use crate::transport::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
 use crate::tunnel::{Path, PathInfo, Rejection};
@@ -42,7 +42,7 @@ pub struct UdpClient {
     resolver: Resolver,
     known: Vec<SocketAddr>,
     open: Option<Open>,
-    open_again_at: Option<Instant>,
+    open_again: Option<Pause>,
     unanswered: Unanswered,
     complained_at: Option<Instant>,
     backoff: Backoff,
@@ -61,7 +61,7 @@ impl UdpClient {
             resolver: Resolver::new(endpoint, context.waker),
             known: Vec::new(),
             open: None,
-            open_again_at: None,
+            open_again: None,
             unanswered: Unanswered::default(),
             complained_at: None,
             backoff: Backoff::default(),
@@ -140,7 +140,7 @@ impl UdpClient {
     }
 
     fn open_later(&mut self, now: Instant) {
-        self.open_again_at = Some(now + self.backoff.next(now, fastrand::f32()));
+        self.open_again = Some(self.backoff.pause(now, now, fastrand::f32()));
     }
 
     fn connect(&self, target: SocketAddr) -> io::Result<Channel> {
@@ -195,7 +195,7 @@ impl UdpClient {
                 self.unanswered.handle_sent(now);
             }
             SendOutcome::Broken => {
-                self.open_again_at.get_or_insert(now + REOPEN_AFTER);
+                self.open_again.get_or_insert(Pause::fixed(now, REOPEN_AFTER));
             }
         }
     }
@@ -227,7 +227,7 @@ impl Transport for UdpClient {
         self.close(DownReason::Requested);
         self.unanswered = Unanswered::default();
         self.backoff.reset();
-        self.open_again_at = None;
+        self.open_again = None;
         self.look_up(now);
     }
 
@@ -236,7 +236,7 @@ impl Transport for UdpClient {
         let is_lost = local.flatten().is_some_and(|local| socket::is_lost(&self.config, local));
         // An address that was chosen for another route may be of no use to a peer that was never heard.
         let was_heard = self.open.as_ref().is_some_and(|open| open.heard);
-        if self.open_again_at.take().is_none() && was_heard && !is_lost {
+        if self.open_again.take().is_none() && was_heard && !is_lost {
             return;
         }
         self.close(if is_lost { DownReason::AddressLost } else { DownReason::Unreachable });
@@ -250,6 +250,12 @@ impl Transport for UdpClient {
 
     fn peer_address(&self) -> Option<SocketAddr> {
         self.open.as_ref().map(|open| open.info.peer)
+    }
+
+    fn hurry(&mut self) {
+        if let Some(pause) = &mut self.open_again {
+            pause.hurry();
+        }
     }
 
     fn can_send(&self) -> bool {
@@ -319,11 +325,11 @@ impl Transport for UdpClient {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let check = self.unanswered.check_at.filter(|_| self.resolver.is_name());
-        [self.open_again_at, check].into_iter().flatten().min()
+        [self.open_again.map(|pause| pause.until), check].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        if self.open_again_at.take_if(|at| *at <= now).is_some() {
+        if self.open_again.take_if(|pause| pause.until <= now).is_some() {
             self.close(DownReason::Unreachable);
             self.look_up(now);
         }

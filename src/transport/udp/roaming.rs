@@ -21,7 +21,7 @@ use crate::config::{Access, LinkConfig, Role};
 use crate::fault::FaultLog;
 use crate::sys::Departure;
 use crate::transport::admission::{Admission, Refusal};
-use crate::transport::backoff::Backoff;
+use crate::transport::backoff::{Backoff, Pause};
 use crate::transport::connection::canonical;
 use crate::transport::resolve::{Answer, Resolver};
 use crate::transport::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
@@ -44,7 +44,7 @@ struct Search {
     known: Vec<SocketAddr>,
     /// Something was accepted since the target was announced.
     heard: bool,
-    announce_at: Option<Instant>,
+    announce_again: Option<Pause>,
     backoff: Backoff,
 }
 
@@ -92,7 +92,7 @@ impl Roaming {
                 resolver,
                 known: hint.into_iter().collect(),
                 heard: false,
-                announce_at: None,
+                announce_again: None,
                 backoff: Backoff::default(),
             },
             unanswered: Unanswered::default(),
@@ -203,12 +203,12 @@ impl Roaming {
         };
         let path = self.sources.expect(address, info);
         self.search.heard = false;
-        self.search.announce_at = None;
+        self.search.announce_again = None;
         self.events.push_back(LinkEvent::Up(path, info));
     }
 
     fn announce_later(&mut self, now: Instant) {
-        self.search.announce_at = Some(now + self.search.backoff.next(now, fastrand::f32()));
+        self.search.announce_again = Some(self.search.backoff.pause(now, now, fastrand::f32()));
     }
 
     fn end_target(&mut self, reason: DownReason, now: Instant) {
@@ -327,7 +327,7 @@ impl Transport for Roaming {
         }
         self.unanswered = Unanswered::default();
         self.search.backoff.reset();
-        self.search.announce_at = None;
+        self.search.announce_again = None;
         self.look_up(now);
         if self.sources.target.is_none() {
             // The last good addresses are in use until the look-up has ended.
@@ -340,7 +340,7 @@ impl Transport for Roaming {
         if self.config.role.is_client() || self.channel.has_lost_source(&self.config) {
             self.forget_way();
         }
-        let waits = self.search.announce_at.take().is_some();
+        let waits = self.search.announce_again.take().is_some();
         if waits || (self.follows_name() && !self.unanswered.duration(now).is_zero()) {
             self.search.backoff.reset();
             self.look_up(now);
@@ -349,6 +349,12 @@ impl Transport for Roaming {
 
     fn peer_address(&self) -> Option<SocketAddr> {
         self.sources.peer.or(self.sources.target).map(|place| place.info.peer)
+    }
+
+    fn hurry(&mut self) {
+        if let Some(pause) = &mut self.search.announce_again {
+            pause.hurry();
+        }
     }
 
     fn can_send(&self) -> bool {
@@ -445,7 +451,7 @@ impl Transport for Roaming {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        [self.search.announce_at, self.check_at()].into_iter().flatten().min()
+        [self.search.announce_again.map(|pause| pause.until), self.check_at()].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -456,7 +462,7 @@ impl Transport for Roaming {
             }
             self.try_next(now);
         }
-        let is_due = self.search.announce_at.take_if(|at| *at <= now).is_some();
+        let is_due = self.search.announce_again.take_if(|pause| pause.until <= now).is_some();
         if is_due || (is_doubted && self.follows_name()) {
             self.look_up(now);
         }
