@@ -21,7 +21,7 @@ use crate::offload::merge::{Batch, Merger};
 use crate::offload::{Checksum, VIRTIO_HEADER_LEN};
 use crate::transport::{DownReason, LinkEvent, Transport};
 use crate::tunnel::message::CloseReason;
-use crate::tunnel::{Event, Path, Rejection, Transmit, Tunnel};
+use crate::tunnel::{Event, Opened, Path, Rejection, Transmit, Tunnel};
 
 mod carrier;
 pub mod loop_guard;
@@ -247,7 +247,7 @@ impl Relay {
         if !self.transport.can_receive() {
             return Ok(());
         }
-        let Self { device, transport, tunnel, counters, wire_log, merger, .. } = self;
+        let Self { device, transport, tunnel, counters, wire_log, merger, carrier, .. } = self;
         let mut output = Output { device, counters, wire_log, result: Ok(()) };
         let mut batch = Batch::new(merger);
         let mut accepted = 0;
@@ -256,6 +256,9 @@ impl Relay {
         {
             Ok(opened) => {
                 accepted += 1;
+                if !matches!(opened, Opened::Nothing) {
+                    carrier.anticipate(output.device);
+                }
                 output.deliver(opened, &mut batch);
             }
             Err(refused) => output.counters.drop_one(refused.into()),

@@ -3,7 +3,7 @@
 use log::{info, warn};
 
 use crate::device::Device;
-use crate::link_state::LinkState;
+use crate::link_state::{LinkState, State};
 
 /// Whether the carrier follows the link, and what it was set to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +25,15 @@ impl Carrier {
     /// True if the host sends nothing into the device for want of it.
     pub(super) fn is_off(&self) -> bool {
         self.is_on == Some(false)
+    }
+
+    /// A packet has come from the peer, whose arrival is told later in this turn: the host's answer is not to get lost.
+    pub(super) fn anticipate(&mut self, device: &Device) {
+        if self.is_off() && self.follows && self.set(true, device) {
+            info!("carrier on dev={} state={}", device.current_name(), State::Up);
+            // Being asked about the device, the kernel waits until packets pass the carrier.
+            let _ = device.mtu();
+        }
     }
 
     /// Sets it as the state wants it.

@@ -27,7 +27,7 @@ pub fn reason(why: Rejection) -> &'static str {
 /// that of its path.
 pub fn outlook(why: Option<Rejection>, reason: &str) -> Outlook {
     match why {
-        Some(Rejection::Silent | Rejection::PeerClosed | Rejection::WantsSecure) => Outlook::Final,
+        Some(Rejection::Silent | Rejection::PeerClosed) => Outlook::Final,
         // The kernel has waited for an answer as long as the tunnel would.
         None if reason == DownReason::Timeout.word() => Outlook::Final,
         _ => Outlook::Passing,
