@@ -2,7 +2,7 @@
 //!
 //! A packet crosses three boxes, each entered once, none of which calls back: [`device`] (the tun or tap
 //! descriptor, with [`offload`] to cut and join super-packets), [`tunnel`] (the peer's state machine, pure) and [`transport`] (sockets and framing). [`relay`] moves
-//! packets between them in both directions, [`event_loop`] waits for readiness, deadlines and signals, and [`daemon`]
+//! packets between them in both directions, past the [`scheduler`] where they wait for a full network; [`event_loop`] waits for readiness, deadlines and signals, and [`daemon`]
 //! builds all of it from a [`config`]. [`cli`] and [`logging`] serve the binary; [`counters`] and [`fault`] are what
 //! everybody counts and sorts errors with; [`memory`] keeps keys out of core files; [`sys`] holds the
 //! system calls that no crate offers; [`tools`] are the subcommands.
@@ -35,6 +35,7 @@ pub mod logging;
 pub mod memory;
 pub mod offload;
 pub mod relay;
+pub mod scheduler;
 pub mod sys;
 pub mod tools;
 pub mod transport;

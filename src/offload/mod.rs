@@ -10,7 +10,7 @@ use std::fmt;
 use byteorder::{ByteOrder, LittleEndian};
 
 pub mod checksum;
-mod headers;
+pub(crate) mod headers;
 pub mod merge;
 pub mod split;
 
