@@ -50,6 +50,8 @@ pub mod wait;
 pub mod line {
     /// A server that can be connected to.
     pub const LISTENING: &str = "listening on";
+    /// A plain UDP client that has somewhere to send to.
+    pub const SENDING: &str = "sending to";
     /// Attached to the device; the device's real name follows.
     pub const DEVICE: &str = "device ";
     pub const UP: &str = "tunnel up";
