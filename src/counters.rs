@@ -33,6 +33,10 @@ pub enum Drop {
     NotSent,
     /// From the device: a packet of the link itself, which is routed into the tunnel.
     RoutingLoop,
+    /// From the device: it had to wait for a full network, for too long (CoDel).
+    QueueDelay,
+    /// From the device: it had to wait for a full network, and there was no room.
+    QueueFull,
     /// From the device: a super-packet whose header does not fit it.
     Malformed,
     /// From the network: too short, or neither IPv4 nor IPv6 on a tun device.
@@ -68,11 +72,13 @@ pub enum Drop {
 }
 
 /// Every cause with its name in the statistics, in the order of the enumeration.
-const DROPS: [(Drop, &str); 20] = [
+const DROPS: [(Drop, &str); 22] = [
     (Drop::NoPeer, "no-peer"),
     (Drop::TooLong, "too-long"),
     (Drop::NotSent, "not-sent"),
     (Drop::RoutingLoop, "routing-loop"),
+    (Drop::QueueDelay, "queue-delay"),
+    (Drop::QueueFull, "queue-full"),
     (Drop::Malformed, "malformed"),
     (Drop::Invalid, "invalid"),
     (Drop::NotLive, "not-live"),
@@ -115,18 +121,23 @@ impl Counters {
         self.drops[cause as usize] += 1;
     }
 
+    /// Counts this many.
+    pub fn drop_many(&mut self, cause: Drop, count: u64) {
+        self.drops[cause as usize] += count;
+    }
+
     /// The number of packets dropped for this cause.
     pub fn dropped(&self, cause: Drop) -> u64 {
         self.drops[cause as usize]
     }
 }
 
-/// The statistics as `key=value` pairs in a fixed order.
-pub struct Statistics<'a>(pub &'a Counters, pub TransportCounters);
+/// The statistics as `key=value` pairs in a fixed order: with the most bytes that have waited for a full network.
+pub struct Statistics<'a>(pub &'a Counters, pub TransportCounters, pub usize);
 
 impl fmt::Display for Statistics<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(counters, transport) = self;
+        let Self(counters, transport, most_waiting) = self;
         let places = [
             ("device-rx", counters.device_rx),
             ("network-tx", counters.network_tx),
@@ -140,6 +151,7 @@ impl fmt::Display for Statistics<'_> {
         for (cause, name) in DROPS {
             write!(formatter, " drop-{name}={}", counters.dropped(cause))?;
         }
+        write!(formatter, " queue-most-bytes={most_waiting}")?;
         let TransportCounters { paths, refused, strangers, send_errors, too_long, truncated } = transport;
         write!(
             formatter,
@@ -160,7 +172,7 @@ mod tests {
             assert_eq!(*cause as usize, index);
             (0..=index).for_each(|_| counters.drop_one(*cause));
         }
-        let line = Statistics(&counters, TransportCounters::default()).to_string();
+        let line = Statistics(&counters, TransportCounters::default(), 0).to_string();
         for (index, (_, name)) in DROPS.iter().enumerate() {
             assert!(line.contains(&format!(" drop-{name}={}", index + 1)), "{line}");
         }

@@ -13,27 +13,28 @@ use log::{debug, info};
 use crate::config::{LinkConfig, Protocol};
 use crate::counters::{Counters, Drop, Statistics};
 use crate::device::netwatch::Changes;
-use crate::device::{Device, Flow, Received};
+use crate::device::{Device, Flow};
 use crate::fault::FaultLog;
 use crate::hint::Hint;
 use crate::link_state::{LinkState, State};
 use crate::offload::merge::{Batch, Merger};
-use crate::offload::{Checksum, VIRTIO_HEADER_LEN};
 use crate::transport::{DownReason, LinkEvent, Transport};
 use crate::tunnel::message::CloseReason;
 use crate::tunnel::{Event, Opened, Path, Rejection, Transmit, Tunnel};
 
 mod carrier;
+mod input;
 pub mod loop_guard;
 mod output;
 mod words;
 
 use carrier::Carrier;
+use input::{Backlog, Sender};
 use loop_guard::LoopGuard;
 pub use output::WIRE_LOG;
 use output::{Output, WireLog};
 
-/// Packets or super-packets read from the device in one turn, and bytes after which no more are read.
+/// Packets or super-packets read from the device in one turn, and bytes after which no more are moved.
 const DEVICE_BUDGET: usize = 64;
 const DEVICE_BUDGET_BYTES: usize = 256 * 1024;
 
@@ -61,6 +62,7 @@ pub struct Relay {
     guard: Option<LoopGuard>,
     counters: Counters,
     merger: Merger,
+    backlog: Backlog,
     wire_log: Option<WireLog>,
     /// Why the path that is being taken from the tunnel ended, and when this end tries again.
     ending: Option<(&'static str, Option<Duration>)>,
@@ -86,6 +88,7 @@ impl Relay {
             guard: None,
             tunnel,
             merger: Merger::new(device.kind(), device.capabilities()),
+            backlog: Backlog::new(device.form()),
             device,
             transport,
             protocol: link.protocol,
@@ -141,7 +144,10 @@ impl Relay {
     /// The state and the counters so far.
     pub fn statistics(&self, now: Instant) -> impl Display {
         let (state, lasting) = (self.state.state(), self.state.lasting(now).as_secs());
-        format!("state={state} state-seconds={lasting} {}", Statistics(&self.counters, self.transport.counters()))
+        format!(
+            "state={state} state-seconds={lasting} {}",
+            Statistics(&self.counters, self.transport.counters(), self.backlog.most_bytes())
+        )
     }
 
     /// True once a peer that was up has gone.
@@ -149,16 +155,15 @@ impl Relay {
         self.has_lost_peer
     }
 
-    /// True if a pump has work: the one predicate for "may I read" and "may I sleep".
+    /// True if a pump has work: the one predicate for "may I read" and "may I sleep". The device is always read; what the
+    /// transport does not take now waits in the backlog.
     pub fn is_runnable(&self) -> bool {
-        self.may_read_device() || self.transport.can_receive()
+        self.device.is_readable() || self.may_send_backlog() || self.transport.can_receive()
     }
 
-    /// The device is read while its packets have somewhere to go: to the transport, or without a peer to nowhere, so
-    /// that nothing stale is waiting when the peer comes. A full transport leaves the device unread and its ready
-    /// flag set.
-    fn may_read_device(&self) -> bool {
-        self.device.is_readable() && (!self.tunnel.has_path() || self.transport.can_send())
+    /// True if what waits has somewhere to go: to the transport, or without a peer to nowhere.
+    fn may_send_backlog(&self) -> bool {
+        !self.backlog.is_empty() && (!self.tunnel.has_path() || self.transport.can_send())
     }
 
     /// The earliest deadline of transport and tunnel.
@@ -218,27 +223,34 @@ impl Relay {
         self.transport.flush(now);
     }
 
-    /// Device to network.
+    /// Device to network: first what has waited, then what the device has. Once the backlog is empty, packets pass it by.
     fn outbound(&mut self, now: Instant) -> io::Result<()> {
-        if !self.may_read_device() {
+        if !self.device.is_readable() && !self.may_send_backlog() {
             return Ok(());
         }
-        let Self { device, transport, tunnel, counters, wire_log, guard, .. } = self;
+        let Self { device, transport, tunnel, counters, wire_log, backlog, guard, .. } = self;
+        let mut sender = Sender::new(&mut **transport, tunnel, counters, wire_log, now);
         let mut bytes = 0;
-        let result = device.read_each(DEVICE_BUDGET, &mut |mut received| {
+        while bytes < DEVICE_BUDGET_BYTES
+            && sender.takes_packets()
+            && let Some(len) = backlog.send_next(&mut sender)
+        {
+            bytes += len;
+        }
+        let result = device.read_each(DEVICE_BUDGET, &mut |received| {
             if guard.as_ref().is_some_and(|guard| guard.stops(received.packet())) {
-                counters.drop_one(Drop::RoutingLoop);
+                sender.drop_one(Drop::RoutingLoop);
                 return Flow::Continue;
             }
-            let mut sender = Sender { transport: &mut **transport, tunnel, counters, wire_log, now };
-            match sender.whole(&mut received) {
-                Some(len) => bytes += len,
-                None => bytes += sender.segments(received),
-            }
-            let go_on = bytes < DEVICE_BUDGET_BYTES && (!tunnel.has_path() || transport.can_send());
-            if go_on { Flow::Continue } else { Flow::Stop }
+            bytes += if backlog.is_empty() && sender.takes_packets() {
+                sender.send(received)
+            } else {
+                backlog.push(&received, now)
+            };
+            if bytes < DEVICE_BUDGET_BYTES { Flow::Continue } else { Flow::Stop }
         });
-        transport.flush(now);
+        sender.flush();
+        backlog.count(counters);
         result
     }
 
@@ -390,74 +402,5 @@ impl Relay {
             self.faults.note(now, label, text);
         }
         self.transport.reject(path, why, now);
-    }
-}
-
-/// The network's side of the outbound pump.
-struct Sender<'r> {
-    transport: &'r mut dyn Transport,
-    tunnel: &'r mut Tunnel,
-    counters: &'r mut Counters,
-    wire_log: &'r mut Option<WireLog>,
-    now: Instant,
-}
-
-impl Sender<'_> {
-    /// Sends a super-packet whole, if it is one and the link takes it so; returns its length in bytes.
-    fn whole(&mut self, received: &mut Received<'_>) -> Option<usize> {
-        if self.wire_log.is_some() || !self.tunnel.takes_super_packets() {
-            return None;
-        }
-        let (kind, bytes) = received.as_whole()?;
-        let len = self.tunnel.super_message_len(kind, bytes.len(), self.now)?;
-        let Self { transport, tunnel, counters, now, .. } = self;
-        let packet_len = bytes.len() - VIRTIO_HEADER_LEN;
-        counters.device_rx.add(packet_len);
-        if transport.send_with(len, *now, &mut |message| tunnel.seal_super(bytes, message, *now)) {
-            counters.network_tx.add(packet_len);
-        } else {
-            counters.drop_one(Drop::NotSent);
-        }
-        Some(packet_len)
-    }
-
-    /// Sends the packets in it one by one; returns their length in bytes.
-    fn segments(&mut self, received: Received<'_>) -> usize {
-        let Ok(mut segments) = received.into_segments() else {
-            self.counters.drop_one(Drop::Malformed);
-            return 0;
-        };
-        let (mut bytes, checksum) = (0, segments.checksum());
-        while let Some(packet) = segments.next_packet() {
-            bytes += packet.len();
-            self.counters.device_rx.add(packet.len());
-            match self.packet(packet, checksum) {
-                Ok(()) => {
-                    self.counters.network_tx.add(packet.len());
-                    if let Some(log) = self.wire_log {
-                        log.outbound(packet.len());
-                    }
-                }
-                Err(cause) => self.counters.drop_one(cause),
-            }
-        }
-        bytes
-    }
-
-    /// Seals one packet into the transport's buffer.
-    ///
-    /// # Errors
-    /// Why it is dropped.
-    fn packet(&mut self, packet: &[u8], checksum: Checksum) -> Result<(), Drop> {
-        let Self { transport, tunnel, now, .. } = self;
-        let Some(len) = tunnel.message_len(packet.len(), *now) else {
-            if tunnel.has_path() {
-                return Err(Drop::TooLong);
-            }
-            transport.hurry();
-            return Err(Drop::NoPeer);
-        };
-        let taken = transport.send_with(len, *now, &mut |message| tunnel.seal(packet, checksum, message, *now));
-        if taken { Ok(()) } else { Err(Drop::NotSent) }
     }
 }

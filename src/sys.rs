@@ -248,6 +248,16 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(u64::try_from(count).unwrap_or(0)) }
 }
 
+/// Lets a TCP socket take bytes only while fewer than this are waiting in it to be sent for the first time (tcp(7),
+/// `TCP_NOTSENT_LOWAT`). What is on its way does not count.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn limit_unsent(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes)
+}
+
 fn set_int(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = mem::size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value pointer names a live c_int and `len` is its size; setsockopt only reads it.

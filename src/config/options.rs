@@ -118,7 +118,7 @@ pub struct Options {
     #[arg(long, value_name = "NAME", help_heading = "Transport")]
     pub congestion: Option<Text>,
 
-    /// Size of the socket's send buffer in bytes [default: TCP the kernel's own tuning, UDP 4 MiB]
+    /// Size of the socket's send buffer in bytes [default: TCP the kernel's own tuning, UDP 64 KiB]
     #[arg(long, value_name = "BYTES", help_heading = "Transport")]
     pub sndbuf: Option<Text>,
 

@@ -28,7 +28,7 @@ mod received;
 use netchange::{AddressSpec, NetChange, NetConfig, NetError};
 use netlink::Netlink;
 pub use open_error::DeviceError;
-pub use received::Received;
+pub use received::{Form, Received};
 
 /// The longest packet that the wire can carry, in bytes.
 pub const MAX_PACKET_LEN: usize = u16::MAX as usize;
@@ -212,19 +212,24 @@ impl Device {
         self.readable = true;
     }
 
+    /// How what is read from it lies in memory.
+    pub fn form(&self) -> Form {
+        Form { has_header: self.has_header, kind: self.kind }
+    }
+
     /// Reads up to `budget` packets or super-packets and hands each to `each`. A packet longer than [`MAX_PACKET_LEN`] is
     /// handed out with its excess cut, longer than the wire allows.
     ///
     /// # Errors
     /// Only what ends the device: it was deleted, or the other end of a socket pair was closed.
     pub fn read_each(&mut self, budget: usize, each: &mut dyn FnMut(Received<'_>) -> Flow) -> io::Result<()> {
+        let form = self.form();
         for _ in 0..budget {
             match (&self.file).read(&mut self.buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
                     let bytes = self.buffer.get_mut(..len).unwrap_or_default();
-                    let received = Received { bytes, has_header: self.has_header, kind: self.kind };
-                    if each(received) == Flow::Stop {
+                    if each(form.received(bytes)) == Flow::Stop {
                         return Ok(());
                     }
                 }

@@ -14,7 +14,15 @@ use crate::config::LinkConfig;
 use crate::sys;
 
 /// Receive buffer of a datagram socket in bytes: what arrives while the daemon is not running has to fit.
-const DATAGRAM_BUFFER: usize = 4 * 1024 * 1024;
+const DATAGRAM_RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+
+/// Send buffer of a datagram socket in bytes, which the kernel doubles (socket(7)): two trains of datagrams. They stay in
+/// it until the interface has sent them, so a larger one is a queue in front of a slow interface.
+const DATAGRAM_SEND_BUFFER: usize = 64 * 1024;
+
+/// Bytes that the kernel holds of a TCP connection before it has sent them for the first time. What waits beyond them
+/// waits in the scheduler, where flows take turns.
+const UNSENT_LIMIT: u32 = 64 * 1024;
 
 /// The longest wait before a repetition. Below it a round trip must stay; above it the outage would seem longer than it is.
 const RTO_CAP: Duration = Duration::from_millis(1500);
@@ -82,6 +90,7 @@ pub fn tune_stream(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> 
         set_congestion(socket, name)?;
     }
     set_buffers(socket, config)?;
+    crate::sys::limit_unsent(socket.as_fd(), UNSENT_LIMIT)?;
     socket.set_tcp_user_timeout(Some(config.down_after))
 }
 
@@ -124,14 +133,14 @@ fn set_buffers(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> {
     Ok(())
 }
 
-/// The options of a datagram socket: large buffers and no DF bit.
+/// The options of a datagram socket: a large buffer for what comes, a small one for what leaves, and no DF bit.
 ///
 /// # Errors
 /// Those of setsockopt(2). A buffer smaller than asked for is no error.
 pub fn tune_datagram(socket: &Socket, config: &LinkConfig, is_ipv6: bool) -> io::Result<()> {
     let sizes = LinkConfig {
-        receive_buffer: config.receive_buffer.or(Some(DATAGRAM_BUFFER)),
-        send_buffer: config.send_buffer.or(Some(DATAGRAM_BUFFER)),
+        receive_buffer: config.receive_buffer.or(Some(DATAGRAM_RECEIVE_BUFFER)),
+        send_buffer: config.send_buffer.or(Some(DATAGRAM_SEND_BUFFER)),
         ..config.clone()
     };
     set_buffers(&SockRef::from(socket), &sizes)?;
