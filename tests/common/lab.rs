@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use super::fault_wire::FaultWire;
 use super::wait::{DEADLINE, succeed, wait_until};
 
 /// A user without rights: "nobody" on every distribution.
@@ -56,11 +57,26 @@ impl Lab {
         lab
     }
 
+    /// As [`Lab::new`], on a wire that can lose, repeat, delay, reorder and damage what it carries, by a seed.
+    pub fn with_fault_wire(seed: u64) -> (Self, FaultWire) {
+        let lab = Self { local: Ns::new("local"), remote: Ns::new("remote") };
+        let wire = FaultWire::new(["wire-l", "wire-r"], seed);
+        for (ns, end) in [(&lab.local, "wire-l"), (&lab.remote, "wire-r")] {
+            Ns::here().run(&format!("ip link set {end} netns {} name eth0", ns.name));
+            ns.run("ip link set eth0 up");
+        }
+        (lab.addressed(), wire)
+    }
+
     fn between(local: Ns, remote: Ns) -> Self {
         wire((&local, "eth0"), (&remote, "eth0"));
-        local.address("eth0", &[&format!("{LOCAL}/24"), &format!("{LOCAL6}/64")]);
-        remote.address("eth0", &[&format!("{REMOTE}/24"), &format!("{REMOTE6}/64")]);
-        Self { local, remote }
+        Self { local, remote }.addressed()
+    }
+
+    fn addressed(self) -> Self {
+        self.local.address("eth0", &[&format!("{LOCAL}/24"), &format!("{LOCAL6}/64")]);
+        self.remote.address("eth0", &[&format!("{REMOTE}/24"), &format!("{REMOTE6}/64")]);
+        self
     }
 }
 

@@ -34,6 +34,7 @@ macro_rules! over_all {
 }
 
 pub mod daemon;
+pub mod fault_wire;
 pub mod forge;
 pub mod inspect;
 pub mod known_keys;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::daemon::Daemon;
+use super::daemon::{Daemon, Mark};
 use super::lab::{Background, Ns, PYTHON};
 use super::wait::{DEADLINE, wait_for};
 
@@ -69,6 +69,63 @@ impl Stream {
     #[track_caller]
     pub fn finish(mut self) {
         self.0.terminate();
+    }
+}
+
+/// Numbered datagrams of many lengths that come back from a [`Responder`]; one that was altered on the way is seen, since
+/// they have no checksum that the kernel looks at.
+pub struct Numbered(Daemon);
+
+/// What has become of the datagrams of a [`Numbered`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub sent: u64,
+    /// At least once, unaltered.
+    pub returned: u64,
+    /// Once more.
+    pub twice: u64,
+    pub altered: u64,
+    /// Behind one that was sent later.
+    pub swapped: u64,
+}
+
+impl Numbered {
+    pub fn new(from: &Ns, address: &str) -> Self {
+        let mut command = from.command(PYTHON);
+        command.args([SCRIPT, "count", address, &PORT.to_string()]);
+        Self(Daemon::spawn(format!("traffic.py count {address} ({})", from.label()), command))
+    }
+
+    /// Waits until this many hundreds have come back.
+    #[track_caller]
+    pub fn wait_for_hundreds(&self, hundreds: u32, deadline: Duration) {
+        self.0.wait_after_for(Mark::START, &format!("seen {}", hundreds * 100), deadline);
+    }
+
+    /// Waits until three hundred more come back without a gap and in order; how long that took.
+    #[track_caller]
+    pub fn runs_smoothly(&self, deadline: Duration) -> Duration {
+        let start = Instant::now();
+        self.0.wait_after_for(self.0.mark(), "row 300", deadline);
+        start.elapsed()
+    }
+
+    /// Ends it.
+    #[track_caller]
+    pub fn finish(mut self) -> Counts {
+        self.0.terminate();
+        let line = self.0.wait_for("counted ");
+        let number = |key: &str| {
+            let pair = line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+            pair.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{key} in {line}"))
+        };
+        Counts {
+            sent: number("sent"),
+            returned: number("returned"),
+            twice: number("twice"),
+            altered: number("altered"),
+            swapped: number("swapped"),
+        }
     }
 }
 

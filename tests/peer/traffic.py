@@ -5,6 +5,7 @@ is found.
 
     traffic.py serve PORT                       answer until killed
     traffic.py check ADDRESS PORT STEP=SIZE...  go through the steps; exit code 0 if all is well
+    traffic.py count ADDRESS PORT               send numbered datagrams that come back, until TERM, and count them
     traffic.py stream ADDRESS PORT              send a stream that comes back, until TERM; exit code 0 if all of it did
 
 Steps: tcp-up, tcp-down (bytes), tcp-four (bytes; two streams each way at once), udp-up, udp-down (datagrams),
@@ -28,6 +29,11 @@ BLOCK = 1 << 20
 # What one call of send takes. The odd ones make short segments with PSH between full ones.
 CHUNKS = (BLOCK, 17, 1448, 100_000, 3, 65_536, 1449)
 UDP_SEGMENT = 103
+# Without a checksum in the datagrams themselves, what the way has altered is not dropped by the kernel but seen.
+SO_NO_CHECK = 11
+# Numbered datagrams: the distance between two in seconds, and how many make a word.
+BEAT = 0.005
+WORD = 100
 # What an IPv6 packet of 1420 bytes carries, the MTU of a secure link over UDP and IPv6.
 LARGEST = 1372
 # A stream that is returned: what one call sends, with a pause behind it, and how long it may stand still, in seconds.
@@ -220,6 +226,7 @@ def return_stream(connection):
 def return_datagrams(port):
     with udp_socket(port) as udp:
         udp.settimeout(None)
+        udp.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
         while True:
             try:
                 datagram, sender = udp.recvfrom(65_536)
@@ -323,8 +330,64 @@ def stream(address, port):
         sys.exit(f"the SHA-256 of the {count} bytes that came back differs")
 
 
+def numbered(number):
+    body = struct.pack("!Q", number) + random.Random(number).randbytes(number * 7919 % 1200)
+    return body + hashlib.sha256(body).digest()[:16]
+
+
+def count(address, port):
+    """Says on standard error each time another WORD has come back (`seen`), or has come back without a gap (`row`)."""
+    ending = []
+    signal.signal(signal.SIGTERM, lambda *_: ending.append(True))
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+    udp.connect((address, port))
+    returned = set()
+    sent = twice = altered = swapped = row = 0
+    expected, due, end = 0, time.monotonic(), None
+    while True:
+        now = time.monotonic()
+        if ending and end is None:
+            end = now + 3
+        if end is not None and (now >= end or len(returned) == sent):
+            break
+        if end is None and now >= due:
+            # Without a tunnel there is no way.
+            try:
+                udp.send(numbered(sent))
+            except OSError:
+                pass
+            sent += 1
+            due = max(due + BEAT, now - 1)
+        if not select.select([udp], [], [], max(0, due - time.monotonic()) if end is None else 0.05)[0]:
+            continue
+        try:
+            datagram = udp.recv(65_536)
+        except OSError:
+            continue
+        number = struct.unpack("!Q", datagram[:8])[0] if len(datagram) >= 8 else sent
+        if number >= sent or datagram != numbered(number):
+            altered += 1
+            continue
+        if number in returned:
+            twice += 1
+            continue
+        returned.add(number)
+        swapped += number < expected
+        row = row + 1 if number == expected else 0
+        expected = max(expected, number + 1)
+        if len(returned) % WORD == 0:
+            print(f"seen {len(returned)}", file=sys.stderr, flush=True)
+        if row and row % WORD == 0:
+            print(f"row {row}", file=sys.stderr, flush=True)
+    counts = f"sent={sent} returned={len(returned)} twice={twice} altered={altered} swapped={swapped}"
+    print(f"counted {counts}", file=sys.stderr, flush=True)
+
+
 if sys.argv[1] == "serve":
     serve(int(sys.argv[2]))
+elif sys.argv[1] == "count":
+    count(sys.argv[2], int(sys.argv[3]))
 elif sys.argv[1] == "stream":
     stream(sys.argv[2], int(sys.argv[3]))
 else:
