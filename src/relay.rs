@@ -1,7 +1,8 @@
 //! The two pumps: packets from the device to the peer and back, and the decisions of the tunnel carried out.
 //!
 //! It joins device, tunnel and transport and is the only place that sees all three. It has no descriptor of its own
-//! and reads no clock. Every packet that ends here is counted by its cause.
+//! and reads no clock. Every packet that ends here is counted by its cause. What the link's state does to the device's
+//! carrier stands in `carrier`, and what keeps the link from carrying itself in [`loop_guard`].
 
 use std::fmt::Display;
 use std::io;
@@ -304,7 +305,11 @@ impl Relay {
             }
         }
         self.carrier.follow(&self.state, &self.device);
+        // A device without carrier is given no packets, however many there are to send.
         self.tunnel.set_demand_hidden(self.carrier.is_off(), now);
+        if self.carrier.is_off() {
+            self.transport.hurry();
+        }
         if let Some(guard) = &mut self.guard {
             guard.follow(self.transport.peer_address(), &mut self.faults, now);
         }

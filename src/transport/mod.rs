@@ -148,7 +148,7 @@ pub trait Transport {
     #[must_use]
     fn peer_address(&self) -> Option<SocketAddr>;
 
-    /// There are packets to send and no path for them: who waits before trying again is not to wait long.
+    /// There are packets to send, or may be, and no path for them: who waits before trying again is not to wait long.
     fn hurry(&mut self) {}
 
     /// True if a message of any legal length can be sent now. The one predicate for back-pressure.

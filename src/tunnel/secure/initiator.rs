@@ -18,9 +18,6 @@ const CAP: Duration = Duration::from_secs(5);
 /// The cap while there are packets to send.
 const HURRIED_CAP: Duration = Duration::from_millis(750);
 
-/// How long an end that cannot know of packets to send takes it that there are some.
-const EAGERNESS: Duration = Duration::from_secs(120);
-
 /// Time for a handshake on a new connection, and between two on a connection that stands.
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -128,7 +125,7 @@ impl Secure {
         }
     }
 
-    /// Says whether packets to send would be seen. Where they would not, an answer is wanted soon for a while.
+    /// Says whether packets to send would be seen. Where they would not, an answer is wanted soon.
     pub fn set_demand_hidden(&mut self, hidden: bool, now: Instant) {
         if std::mem::replace(&mut self.demand_hidden, hidden) != hidden && hidden {
             self.hurry(now);
@@ -175,12 +172,11 @@ impl Secure {
 
     fn schedule(&mut self, reliable: bool, now: Instant) {
         let jitter = self.fraction();
-        let hidden = self.demand_hidden;
+        let cap = if self.demand_hidden { HURRIED_CAP } else { CAP };
         let Some(attempt) = &mut self.attempt else { return };
-        let is_eager = hidden && now.saturating_duration_since(attempt.began_at) < EAGERNESS;
         let wait = if reliable { CONNECTION_PATIENCE } else { attempt.wait.mul_f64(0.8 + 0.4 * jitter) };
         attempt.next_at = now + wait;
-        attempt.wait = (attempt.wait * 2).min(if is_eager { HURRIED_CAP } else { CAP });
+        attempt.wait = (attempt.wait * 2).min(cap);
         (attempt.refused, attempt.gave_way) = (false, false);
     }
 
