@@ -272,6 +272,8 @@ pub struct LinkConfig {
     pub send_buffer: Option<usize>,
     /// `SO_RCVBUF` in bytes.
     pub receive_buffer: Option<usize>,
+    /// What connections inside announce as their maximum segment size.
+    pub mss_clamp: MssClamp,
     /// How it is protected, with the keys.
     pub security: Security,
     /// Secure links: the AEAD.
@@ -313,6 +315,18 @@ impl CarrierChoice {
     pub fn follows(self, created: bool) -> bool {
         self == Self::On || (self == Self::Auto && created)
     }
+}
+
+/// What is done about the maximum segment size that TCP connections inside announce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MssClamp {
+    /// It is lowered to what fits the device and the link.
+    #[default]
+    Auto,
+    /// Nothing.
+    Off,
+    /// It is lowered to this many bytes.
+    Fixed(u16),
 }
 
 /// The device to create or to attach to.

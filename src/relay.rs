@@ -24,12 +24,14 @@ use crate::tunnel::message::CloseReason;
 use crate::tunnel::{Event, Opened, Path, Rejection, Transmit, Tunnel};
 
 mod carrier;
+mod fit;
 mod input;
 pub mod loop_guard;
 mod output;
 mod words;
 
 use carrier::Carrier;
+use fit::Fit;
 use input::{Backlog, Sender};
 use loop_guard::LoopGuard;
 pub use output::WIRE_LOG;
@@ -64,6 +66,7 @@ pub struct Relay {
     counters: Counters,
     merger: Merger,
     backlog: Backlog,
+    fit: Fit,
     wire_log: Option<WireLog>,
     /// Why the path that is being taken from the tunnel ended, and when this end tries again.
     ending: Option<(&'static str, Option<Duration>)>,
@@ -90,6 +93,7 @@ impl Relay {
             tunnel,
             merger: Merger::new(device.kind(), device.capabilities()),
             backlog: Backlog::new(device.form()),
+            fit: Fit::new(device.kind(), link.mss_clamp),
             device,
             transport,
             protocol: link.protocol,
@@ -229,8 +233,9 @@ impl Relay {
         if !self.device.is_readable() && !self.may_send_backlog() {
             return Ok(());
         }
-        let Self { device, transport, tunnel, counters, wire_log, backlog, guard, .. } = self;
-        let mut sender = Sender::new(&mut **transport, tunnel, counters, wire_log, now);
+        let Self { device, transport, tunnel, counters, wire_log, backlog, guard, fit, .. } = self;
+        let clamp = fit.clamp(device, tunnel, now);
+        let mut sender = Sender::new(&mut **transport, tunnel, counters, wire_log, clamp, now);
         let mut bytes = 0;
         while bytes < DEVICE_BUDGET_BYTES
             && sender.takes_packets()
@@ -260,8 +265,9 @@ impl Relay {
         if !self.transport.can_receive() {
             return Ok(());
         }
-        let Self { device, transport, tunnel, counters, wire_log, merger, carrier, .. } = self;
-        let mut output = Output { device, counters, wire_log, result: Ok(()) };
+        let Self { device, transport, tunnel, counters, wire_log, merger, carrier, fit, .. } = self;
+        let clamp = fit.clamp(device, tunnel, now);
+        let mut output = Output { device, counters, wire_log, clamp, result: Ok(()) };
         let mut batch = Batch::new(merger);
         let mut accepted = 0;
         transport.receive_each(NETWORK_BUDGET, now, &mut |path, info, message| match tunnel

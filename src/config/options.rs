@@ -191,6 +191,11 @@ pub struct Options {
     #[arg(long, value_name = "PACKETS", help_heading = "Device")]
     pub txqueuelen: Option<Text>,
 
+    /// Maximum segment size of the TCP connections inside, lowered in both directions: auto is what fits the device and
+    /// the link [default: auto]
+    #[arg(long, value_name = "auto|off|BYTES", help_heading = "Device")]
+    pub mss_clamp: Option<Text>,
+
     /// Segmentation offload of the device: auto takes what the kernel offers, on insists on it
     #[arg(long, value_name = "auto|on|off", help_heading = "Device")]
     pub offload: Option<Text>,
@@ -318,6 +323,7 @@ impl Options {
             mtu: flags.mtu.or(self.mtu),
             mac: flags.mac.or(self.mac),
             txqueuelen: flags.txqueuelen.or(self.txqueuelen),
+            mss_clamp: flags.mss_clamp.or(self.mss_clamp),
             offload: flags.offload.or(self.offload),
             carrier: flags.carrier.or(self.carrier),
             up: flags.up || self.up,

@@ -10,7 +10,7 @@ use super::endpoint::{Endpoint, agree, bind_address, peer_endpoint, port, usable
 use super::security::{Protection, protection};
 use super::{
     Access, Bind, CarrierChoice, Config, ConfigError, DEFAULT_PORT, DeviceConfig, InterfaceAddress, KeySource,
-    LinkConfig, LinkLayer, MAX_NAME_LEN, NetworkConfig, Offload, Options, Protocol, Role, ServiceLookup, Text,
+    LinkConfig, LinkLayer, MAX_NAME_LEN, MssClamp, NetworkConfig, Offload, Options, Protocol, Role, ServiceLookup, Text,
 };
 
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(3);
@@ -20,6 +20,10 @@ const DEFAULT_DOWN_AFTER: Duration = Duration::from_secs(10);
 const MIN_MTU: u32 = 68;
 const MIN_MTU_IPV6: u32 = 1280;
 const MAX_MTU: u32 = 65_535;
+
+/// Segments that Linux sends (`TCP_MIN_SND_MSS` of `include/net/tcp.h`), and the greatest that fits a packet.
+const MIN_MSS: u16 = 48;
+const MAX_MSS: u16 = 65_535 - 40;
 
 const MAX_TX_QUEUE_LEN: u32 = 1_000_000;
 
@@ -103,6 +107,7 @@ fn link(options: &Options, services: ServiceLookup<'_>, protection: Protection) 
         keepalive,
         down_after,
         caps_rto: !options.no_rto_cap,
+        mss_clamp: mss_clamp(options)?,
         security: protection.security,
         aead: protection.aead,
         pin_endpoint: protection.pin_endpoint,
@@ -126,6 +131,20 @@ fn auto_on_off<T>(option: &'static str, text: Option<&Text>, [auto, on, off]: [T
         Some("on") => Ok(on),
         Some("off") => Ok(off),
         Some(other) => Err(ConfigError::value(option, other, "it must be auto, on or off")),
+    }
+}
+
+fn mss_clamp(options: &Options) -> Result<MssClamp, ConfigError> {
+    match options.mss_clamp.as_ref().map(|text| text.0.as_str()) {
+        None | Some("auto") => Ok(MssClamp::Auto),
+        Some("off") => Ok(MssClamp::Off),
+        Some(other) => match other.parse() {
+            Ok(mss) if (MIN_MSS..=MAX_MSS).contains(&mss) => Ok(MssClamp::Fixed(mss)),
+            _ => {
+                let problem = format!("it must be auto, off, or a number from {MIN_MSS} to {MAX_MSS}");
+                Err(ConfigError::value("mss-clamp", other, problem))
+            }
+        },
     }
 }
 

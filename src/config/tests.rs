@@ -205,6 +205,9 @@ fn mistakes_name_option_value_and_cure() {
         ("-i t -s --keepalive 8s --down-after 10s", "down-after", "10s"),
         ("-i t -s --offload maybe", "offload", "maybe"),
         ("-i t -s --carrier maybe", "carrier", "maybe"),
+        ("-i t -s --mss-clamp on", "mss-clamp", "on"),
+        ("-i t -s --mss-clamp 47", "mss-clamp", "47"),
+        ("-i t -s --mss-clamp 65496", "mss-clamp", "65496"),
         ("-i t -s -U --congestion bbr", "congestion", "bbr"),
         ("-i t -s --congestion b/r", "congestion", "b/r"),
         ("-i t -s --congestion averylongname1234", "congestion", "averylongname1234"),
@@ -256,6 +259,23 @@ fn a_file_has_the_keys_of_the_flags_and_flags_override_it() {
     assert!(merged.link.role.is_client());
     assert_eq!((merged.device.kind, merged.link.protocol), (LinkLayer::Tap, Protocol::Tcp));
     assert_eq!((merged.network.addresses.len(), merged.network.mtu), (1, Some(1400)));
+}
+
+#[test]
+fn the_segment_size_is_clamped_unless_that_is_switched_off() {
+    for (line, expected) in [
+        ("-i t -s", MssClamp::Auto),
+        ("-i t -s --mss-clamp auto", MssClamp::Auto),
+        ("-i t -s --mss-clamp off", MssClamp::Off),
+        ("-i t -s --mss-clamp 48", MssClamp::Fixed(48)),
+        ("-i t -s --mss-clamp 65495", MssClamp::Fixed(65_495)),
+    ] {
+        let config = Config::new(&options(line), &|_, _| None, &NoKeys).expect("a legal configuration");
+        assert_eq!(config.link.mss_clamp, expected, "{line}");
+    }
+    let text = "security = 'plain'\ninterface = 't'\nserver = true\nmss-clamp = 1300\n";
+    let config = Config::new(&file(text).expect("a legal file"), &|_, _| None, &NoKeys).expect("a legal configuration");
+    assert_eq!(config.link.mss_clamp, MssClamp::Fixed(1300));
 }
 
 #[test]

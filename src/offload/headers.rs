@@ -29,6 +29,7 @@ pub const TCP_CHECKSUM: usize = 16;
 pub const UDP_CHECKSUM: usize = 6;
 
 pub const FLAG_FIN: u8 = 0x01;
+pub const FLAG_SYN: u8 = 0x02;
 pub const FLAG_PSH: u8 = 0x08;
 pub const FLAG_ACK: u8 = 0x10;
 pub const FLAG_CWR: u8 = 0x80;
@@ -70,6 +71,62 @@ fn find_in_frame(frame: &[u8]) -> Option<(usize, IpVersion)> {
             ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => offset += VLAN_TAG_LEN,
             _ => return None,
         }
+    }
+    None
+}
+
+/// What stands behind an IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// Its protocol, behind the extension headers of IPv6.
+    pub protocol: u8,
+    /// Where it begins, which may be behind the end of the packet.
+    pub offset: usize,
+    /// It is a fragment that does not begin with the protocol's header.
+    pub is_later_fragment: bool,
+}
+
+/// Extension headers that are looked behind: more than any honest sender writes.
+const MAX_EXTENSIONS: usize = 8;
+
+const EXTENSION_HOP_BY_HOP: u8 = 0;
+const EXTENSION_ROUTING: u8 = 43;
+const EXTENSION_FRAGMENT: u8 = 44;
+const EXTENSION_AUTHENTICATION: u8 = 51;
+const EXTENSION_DESTINATION: u8 = 60;
+
+/// What the IP header at `ip` is followed by; `None` if that cannot be told. [`find_ip`] has found it, so that the
+/// header itself is whole.
+pub fn find_payload(packet: &[u8], ip: usize, version: IpVersion) -> Option<Payload> {
+    match version {
+        IpVersion::V4 => {
+            let header_len = ipv4_header_len(&packet[ip..]);
+            let is_later_fragment = BigEndian::read_u16(&packet[ip + 6..ip + 8]) & 0x1fff != 0;
+            let payload = Payload { protocol: packet[ip + 9], offset: ip + header_len, is_later_fragment };
+            (header_len >= IPV4_MIN_LEN).then_some(payload)
+        }
+        IpVersion::V6 => behind_extensions(packet, packet[ip + 6], ip + IPV6_LEN),
+    }
+}
+
+/// RFC 8200, section 4; RFC 4302, section 2.
+fn behind_extensions(packet: &[u8], mut protocol: u8, mut offset: usize) -> Option<Payload> {
+    for _ in 0..=MAX_EXTENSIONS {
+        let len = match protocol {
+            EXTENSION_HOP_BY_HOP | EXTENSION_ROUTING | EXTENSION_DESTINATION => {
+                8 + 8 * usize::from(*packet.get(offset + 1)?)
+            }
+            EXTENSION_AUTHENTICATION => 8 + 4 * usize::from(*packet.get(offset + 1)?),
+            EXTENSION_FRAGMENT => {
+                if BigEndian::read_u16(packet.get(offset + 2..offset + 4)?) & 0xfff8 != 0 {
+                    return Some(Payload { protocol: packet[offset], offset: offset + 8, is_later_fragment: true });
+                }
+                8
+            }
+            _ => return Some(Payload { protocol, offset, is_later_fragment: false }),
+        };
+        protocol = *packet.get(offset)?;
+        offset += len;
     }
     None
 }

@@ -2,8 +2,8 @@
 //! packets that it stands for, or put together from them, here.
 //!
 //! Pure: bytes in, bytes out. [`split`] cuts what the device hands out, [`merge`] joins what the device is given,
-//! [`checksum`] is what both need. [`VirtioHeader`] is the header that stands in front of every packet of a device
-//! with `IFF_VNET_HDR`.
+//! [`checksum`] is what both need, and [`mss`] keeps the connections inside to segments that fit. [`VirtioHeader`] is the
+//! header that stands in front of every packet of a device with `IFF_VNET_HDR`.
 
 use std::fmt;
 
@@ -12,6 +12,7 @@ use byteorder::{ByteOrder, LittleEndian};
 pub mod checksum;
 pub(crate) mod headers;
 pub mod merge;
+pub mod mss;
 pub mod split;
 
 /// Length of `struct virtio_net_hdr` (virtio 1.2, 5.1.6; `include/uapi/linux/virtio_net.h`) in bytes.

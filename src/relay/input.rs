@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::fit::Clamp;
 use super::output::WireLog;
 use crate::counters::{Counters, Drop};
 use crate::device::{Form, Received};
@@ -75,6 +76,7 @@ pub(super) struct Sender<'r> {
     tunnel: &'r mut Tunnel,
     counters: &'r mut Counters,
     wire_log: &'r mut Option<WireLog>,
+    clamp: Clamp,
     now: Instant,
     /// Bytes that were sent since the last flush.
     collected: usize,
@@ -86,9 +88,10 @@ impl<'r> Sender<'r> {
         tunnel: &'r mut Tunnel,
         counters: &'r mut Counters,
         wire_log: &'r mut Option<WireLog>,
+        clamp: Clamp,
         now: Instant,
     ) -> Self {
-        Self { transport, tunnel, counters, wire_log, now, collected: 0 }
+        Self { transport, tunnel, counters, wire_log, clamp, now, collected: 0 }
     }
 
     /// True if packets have somewhere to go now: to the transport, or without a peer to nowhere, so that nothing stale is
@@ -161,6 +164,7 @@ impl<'r> Sender<'r> {
         while let Some(packet) = segments.next_packet() {
             bytes += packet.len();
             self.counters.device_rx.add(packet.len());
+            self.clamp.apply(packet);
             match self.packet(packet, checksum) {
                 Ok(()) => {
                     self.counters.network_tx.add(packet.len());

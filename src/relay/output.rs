@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 
 use log::debug;
 
+use super::fit::Clamp;
 use crate::counters::{Counters, Drop};
 use crate::device::{Device, WriteOutcome, WriteRefusal};
 use crate::offload::merge::{Batch, Written};
@@ -26,6 +27,7 @@ pub(super) struct Output<'r> {
     pub(super) device: &'r mut Device,
     pub(super) counters: &'r mut Counters,
     pub(super) wire_log: &'r mut Option<WireLog>,
+    pub(super) clamp: Clamp,
     /// The end of the device, if it has ended.
     pub(super) result: io::Result<()>,
 }
@@ -36,6 +38,7 @@ impl Output<'_> {
         match opened {
             Opened::Packet(packet, checksum) => {
                 self.counters.network_rx.add(packet.len());
+                self.clamp.apply(packet);
                 if let Err(packet) = batch.push(packet, checksum) {
                     self.take(batch);
                     // An empty batch takes every packet.

@@ -243,6 +243,15 @@ impl Tunnel {
         }
     }
 
+    /// The longest packet that fits a message of the live path at present, in bytes; `None` without a path.
+    #[must_use]
+    pub fn max_packet(&self) -> Option<usize> {
+        match self {
+            Self::Plain(plain) => plain.max_packet(),
+            Self::Secure(secure) => secure.max_packet(),
+        }
+    }
+
     /// Writes the message that carries `packet` into `message`, which is as long as
     /// [`message_len`](Self::message_len) said. A secure link tells the peer what is known about the checksum.
     pub fn seal(&mut self, packet: &[u8], checksum: Checksum, message: &mut [u8], now: Instant) {

@@ -81,6 +81,11 @@ impl Plain {
         (packet_len <= live.info.max_message).then_some(packet_len)
     }
 
+    /// The longest packet that fits a message of the live path; see [`super::Tunnel::max_packet`].
+    pub fn max_packet(&self) -> Option<usize> {
+        Some(self.live.as_ref()?.info.max_message)
+    }
+
     /// Takes a message that arrived by `path` and returns the packet in it.
     ///
     /// # Errors

@@ -166,6 +166,11 @@ impl Secure {
         Some(packet_len + OVERHEAD).filter(|len| *len <= link.info.max_message)
     }
 
+    /// The longest packet that fits a message at present; see [`super::Tunnel::max_packet`].
+    pub fn max_packet(&self) -> Option<usize> {
+        Some(self.link?.info.max_message.saturating_sub(OVERHEAD))
+    }
+
     /// True if some kind of super-packet may cross whole.
     pub fn takes_super_packets(&self) -> bool {
         self.current.as_ref().is_some_and(|session| session.terms.features & FEATURES_RELIABLE != 0)
