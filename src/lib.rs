@@ -22,6 +22,7 @@
     )
 )]
 
+mod bucket;
 pub mod cli;
 pub mod config;
 pub mod counters;

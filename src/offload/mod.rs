@@ -2,18 +2,21 @@
 //! packets that it stands for, or put together from them, here.
 //!
 //! Pure: bytes in, bytes out. [`split`] cuts what the device hands out, [`merge`] joins what the device is given,
-//! [`checksum`] is what both need, and [`mss`] keeps the connections inside to segments that fit. [`VirtioHeader`] is the
-//! header that stands in front of every packet of a device with `IFF_VNET_HDR`.
+//! [`checksum`] is what both need. [`VirtioHeader`] is the header that stands in front of every packet of a device with
+//! `IFF_VNET_HDR`. What does not fit the link is the business of [`mss`], which keeps the connections inside to segments
+//! that do, of [`fragment`], and of [`too_big`], which tells the sender.
 
 use std::fmt;
 
 use byteorder::{ByteOrder, LittleEndian};
 
 pub mod checksum;
+pub mod fragment;
 pub(crate) mod headers;
 pub mod merge;
 pub mod mss;
 pub mod split;
+pub mod too_big;
 
 /// Length of `struct virtio_net_hdr` (virtio 1.2, 5.1.6; `include/uapi/linux/virtio_net.h`) in bytes.
 pub const VIRTIO_HEADER_LEN: usize = 10;

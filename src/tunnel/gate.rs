@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::crypto::MAC_LEN;
+use crate::bucket::Bucket;
 
 /// Values of mac1 that are remembered.
 const MEMORY: usize = 4096;
@@ -78,31 +79,6 @@ impl Gate {
             self.refused_at = Some(now);
         }
         free
-    }
-}
-
-/// A token bucket that holds one second's worth.
-struct Bucket {
-    rate: u32,
-    tokens: f64,
-    filled_at: Instant,
-}
-
-impl Bucket {
-    fn new(rate: u32, now: Instant) -> Self {
-        Self { rate, tokens: f64::from(rate), filled_at: now }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let rate = f64::from(self.rate);
-        let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
-        self.tokens = (self.tokens + passed * rate).min(rate);
-        self.filled_at = now;
-        let full = self.tokens >= 1.0;
-        if full {
-            self.tokens -= 1.0;
-        }
-        full
     }
 }
 
