@@ -228,7 +228,11 @@ fn daemon(line: &str) -> OwnedFd {
     thread::spawn(move || {
         let device = Device::from_fd(theirs, "t", config.device.kind);
         let mut event_loop = EventLoop::new(&device).expect("an event loop");
-        let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
+        let surroundings = Surroundings {
+            connected_subnets: || Ok(Vec::new()),
+            interface_towards: |_, _| Ok(1),
+            mtu_towards: |_, _, _| Ok(1500),
+        };
         let context = event_loop.context(surroundings, Mode::Plain, None).expect("a context");
         let transport = transport::open(&config.link, context, event_loop.now()).expect("a transport");
         let now = event_loop.now();

@@ -110,6 +110,10 @@ pub struct Counters {
     pub network_tx: Traffic,
     /// Times that the peer came up.
     pub ups: u64,
+    /// From the device: packets that were cut into fragments because the link carries no more.
+    pub fragmented: u64,
+    /// From the device: packets that were answered with what the link carries, beside being dropped as too long.
+    pub answered_too_long: u64,
     /// Handshakes of a secure link that both ends have confirmed: its sessions so far.
     pub handshakes: u64,
     drops: [u64; DROPS.len()],
@@ -152,6 +156,7 @@ impl fmt::Display for Statistics<'_> {
             write!(formatter, " drop-{name}={}", counters.dropped(cause))?;
         }
         write!(formatter, " queue-most-bytes={most_waiting}")?;
+        write!(formatter, " fragmented={} answered-too-long={}", counters.fragmented, counters.answered_too_long)?;
         let TransportCounters { paths, refused, strangers, send_errors, too_long, truncated } = transport;
         write!(
             formatter,

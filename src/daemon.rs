@@ -1,12 +1,13 @@
 //! The composition root: opens everything in order, runs, and undoes it in reverse.
 
 use std::io;
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, anyhow};
 use log::{debug, error, info, warn};
 use nix::unistd::{Group, User};
 
-use crate::config::{Access, Config, ConfigError, DeviceConfig, LinkConfig, LinkLayer, Protocol, Role, Security};
+use crate::config::{Access, Config, ConfigError, DeviceConfig, LinkConfig, Protocol, Role, Security};
 use crate::device::Device;
 use crate::device::netchange::{AddressSpec, NetChange, NetConfig, NetError};
 use crate::device::netlink::Netlink;
@@ -17,6 +18,7 @@ use crate::tunnel::message::CloseReason;
 use upkeep::Upkeep;
 
 mod link;
+mod mtu;
 mod upkeep;
 
 /// Above this MTU an original simpletun on the other end cuts what it receives: its buffer has 2000 bytes, an
@@ -66,6 +68,7 @@ fn serve(
     relay.set_carrier_following(config.network.carrier.follows(created));
     advise(relay.device_mut(), &config.link);
     let mut upkeep = Upkeep::default();
+    let mut follower = mtu::Follower::default();
     loop {
         let when_peer_leaves = if config.once { WhenPeerLeaves::Return } else { WhenPeerLeaves::GoOn };
         match event_loop.run(&mut relay, when_peer_leaves).map_err(|error| device_ended(&name, error))? {
@@ -84,7 +87,11 @@ fn serve(
                 info!("ending because the peer has left");
                 return Ok(());
             }
-            Outcome::ReloadRequested => relay = reload(&event_loop, relay, config, network, reread)?,
+            Outcome::ReloadRequested => {
+                relay = reload(&event_loop, relay, config, network, reread)?;
+                follower.follow(&mut relay, config, network);
+            }
+            Outcome::PathMtuChanged => follower.follow(&mut relay, config, network),
         }
     }
 }
@@ -156,12 +163,8 @@ fn configure(network: &mut NetConfig, device: &Device, config: &Config) -> Resul
 
 /// The changes in the order in which the kernel takes them. Routes need the device up, and so does an IPv6 address with
 /// a peer: added to a device that is down it never gets the route to its peer.
-///
-/// A tun device that is made for a UDP link gets the MTU that fits; a tap keeps what Ethernet has, because it may become
-/// part of a bridge.
 fn changes(config: &Config, created: bool) -> Vec<NetChange> {
     let wanted = &config.network;
-    let fitting = || config.link.fitting_mtu().filter(|_| created && config.device.kind == LinkLayer::Tun);
     let address = |address: &crate::config::InterfaceAddress| AddressSpec {
         local: address.local,
         peer: address.peer,
@@ -169,7 +172,7 @@ fn changes(config: &Config, created: bool) -> Vec<NetChange> {
     };
     let mut changes = Vec::new();
     changes.extend(wanted.mac.map(NetChange::Mac));
-    changes.extend(wanted.mtu.or_else(fitting).map(NetChange::Mtu));
+    changes.extend(wanted.mtu.or_else(|| mtu::usual(config, created)).map(NetChange::Mtu));
     changes.extend(wanted.tx_queue_len.map(NetChange::TxQueueLen));
     changes.extend(wanted.up.then_some(NetChange::Up));
     changes.extend(wanted.addresses.iter().map(address).map(NetChange::Address));
@@ -251,5 +254,19 @@ fn surroundings() -> Surroundings {
     Surroundings {
         connected_subnets: || Netlink::open()?.connected_subnets(),
         interface_towards: |address, mark| Netlink::open()?.interface_towards(address, mark),
+        mtu_towards,
     }
+}
+
+fn mtu_towards(address: SocketAddr, mark: Option<u32>, device: Option<&str>) -> io::Result<u32> {
+    let mut netlink = Netlink::open()?;
+    let link = match (device, address) {
+        (Some(name), _) => netlink.link(name)?,
+        (None, SocketAddr::V6(address)) if address.scope_id() != 0 => netlink.link_at(address.scope_id())?,
+        (None, _) => {
+            let index = netlink.interface_towards(address.ip(), mark)?;
+            netlink.link_at(index)?
+        }
+    };
+    Ok(link.mtu)
 }

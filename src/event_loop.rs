@@ -44,6 +44,8 @@ pub enum Outcome {
     ReloadRequested,
     /// Something has changed about the device, and [`EventLoop::look_again`] may be told when to look again.
     DeviceChanged,
+    /// What the link carries has changed.
+    PathMtuChanged,
     /// The peer has gone and the daemon was asked to exit then.
     PeerLeft,
 }
@@ -145,6 +147,9 @@ impl EventLoop {
             relay.run(now)?;
             if when_peer_leaves == WhenPeerLeaves::Return && relay.has_lost_peer() {
                 return Ok(Outcome::PeerLeft);
+            }
+            if relay.take_path_change() {
+                return Ok(Outcome::PathMtuChanged);
             }
             let sleep = if relay.is_runnable() {
                 Some(Duration::ZERO)

@@ -28,6 +28,7 @@ mod fit;
 mod input;
 pub mod loop_guard;
 mod output;
+mod too_long;
 mod words;
 
 use carrier::Carrier;
@@ -67,6 +68,9 @@ pub struct Relay {
     merger: Merger,
     backlog: Backlog,
     fit: Fit,
+    /// The longest packet that the path was found to carry, and whether that is news.
+    path_packet: Option<usize>,
+    path_changed: bool,
     wire_log: Option<WireLog>,
     /// Why the path that is being taken from the tunnel ended, and when this end tries again.
     ending: Option<(&'static str, Option<Duration>)>,
@@ -94,6 +98,8 @@ impl Relay {
             merger: Merger::new(device.kind(), device.capabilities()),
             backlog: Backlog::new(device.form()),
             fit: Fit::new(device.kind(), link.mss_clamp),
+            path_packet: None,
+            path_changed: false,
             device,
             transport,
             protocol: link.protocol,
@@ -158,6 +164,17 @@ impl Relay {
     /// True once a peer that was up has gone.
     pub fn has_lost_peer(&self) -> bool {
         self.has_lost_peer
+    }
+
+    /// The longest packet that the path carries, if it was found to carry less than was expected.
+    pub fn path_packet(&self) -> Option<usize> {
+        self.path_packet
+    }
+
+    /// True if that has changed since the last call.
+    #[must_use]
+    pub fn take_path_change(&mut self) -> bool {
+        std::mem::take(&mut self.path_changed)
     }
 
     /// True if a pump has work: the one predicate for "may I read" and "may I sleep". The device is always read; what the
@@ -235,7 +252,7 @@ impl Relay {
         }
         let Self { device, transport, tunnel, counters, wire_log, backlog, guard, fit, .. } = self;
         let clamp = fit.clamp(device, tunnel, now);
-        let mut sender = Sender::new(&mut **transport, tunnel, counters, wire_log, clamp, now);
+        let mut sender = Sender::new(&mut **transport, tunnel, counters, wire_log, (clamp, &mut fit.answers), now);
         let mut bytes = 0;
         while bytes < DEVICE_BUDGET_BYTES
             && sender.takes_packets()
@@ -257,7 +274,9 @@ impl Relay {
         });
         sender.flush();
         backlog.count(counters);
-        result
+        let mut output = Output { device, counters, wire_log, clamp, result };
+        fit.answers.take().iter().for_each(|answer| output.answer(answer));
+        output.result
     }
 
     /// Network to device. A packet that the device does not take is dropped: nothing queues behind a full device.
@@ -307,6 +326,7 @@ impl Relay {
                     }
                     self.tunnel.link_down(path, now);
                 }
+                Some(LinkEvent::Limit(path, max_message)) => self.tunnel.link_limit(path, max_message, now),
                 None => break,
             }
         }
@@ -397,6 +417,10 @@ impl Relay {
             Event::Resumed(peer) => {
                 self.state.handle_up(now);
                 info!("tunnel resumed peer={peer}");
+            }
+            Event::PathMtu { path_mtu, packet, source } => {
+                info!("path mtu {path_mtu} ({}), packets up to {packet}", words::source(source));
+                (self.path_packet, self.path_changed) = (Some(packet), true);
             }
             Event::Notice(notice) => words::tell(notice, self.device.kind(), &mut self.faults, now),
         }

@@ -215,6 +215,19 @@ pub fn allow_fragmentation(socket: BorrowedFd<'_>, is_ipv6: bool) -> io::Result<
     Ok(())
 }
 
+/// Sets the DF bit of every datagram, whatever the kernel believes about the path (ip(7) and ipv6(7),
+/// `IP_PMTUDISC_PROBE`): what is longer than the interface takes is refused, and forged ICMP changes nothing.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn forbid_fragmentation(socket: BorrowedFd<'_>, is_ipv6: bool) -> io::Result<()> {
+    set_int(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+    if is_ipv6 {
+        set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+    }
+    Ok(())
+}
+
 /// Lets a listening TCP socket report a connection only when its first bytes are there (tcp(7), `TCP_DEFER_ACCEPT`), or
 /// some time after `patience`, which the kernel rounds to whole retransmissions.
 ///

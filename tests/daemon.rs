@@ -219,7 +219,11 @@ impl End {
         let thread = thread::spawn(move || {
             let device = Device::from_fd(theirs, "t", config.device.kind);
             let mut event_loop = EventLoop::new(&device)?;
-            let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
+            let surroundings = Surroundings {
+                connected_subnets: || Ok(Vec::new()),
+                interface_towards: |_, _| Ok(1),
+                mtu_towards: |_, _, _| Ok(1500),
+            };
             let context = event_loop.context(surroundings, Mode::Plain, None)?;
             let transport = transport::open(&config.link, context, event_loop.now())?;
             let now = event_loop.now();

@@ -265,7 +265,11 @@ impl End {
         let waker = Arc::new(Waker::new(&registry, RESOLVER_TOKEN).expect("a waker"));
         // As if everything were reached through loopback, whose index is 1; the real answers are asked for in the
         // namespaces' tests.
-        let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
+        let surroundings = Surroundings {
+            connected_subnets: || Ok(Vec::new()),
+            interface_towards: |_, _| Ok(1),
+            mtu_towards: |_, _, _| Ok(1500),
+        };
         let config =
             Config::new(&options(line), &|_, _| None, &KeyFiles::from_environment()).expect("a legal configuration");
         let context = Context { registry, waker, surroundings, mode: kind.mode, hint };
@@ -292,6 +296,7 @@ impl End {
                     self.live.take_if(|live| *live == path);
                     self.ended.push(reason);
                 }
+                LinkEvent::Limit(..) => {}
             }
         }
     }

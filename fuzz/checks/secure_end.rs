@@ -337,7 +337,7 @@ impl End {
                 self.peer.take_if(|place| place.path == *path);
                 self.target.take_if(|place| place.path == *path);
             }
-            Event::PathAdopted(_) | Event::Notice(_) | Event::Renewed => {}
+            Event::PathAdopted(_) | Event::PathMtu { .. } | Event::Notice(_) | Event::Renewed => {}
         }
     }
 }

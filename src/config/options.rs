@@ -179,7 +179,8 @@ pub struct Options {
     #[arg(long, value_name = "CIDR", help_heading = "Device")]
     pub route: Vec<Text>,
 
-    /// MTU of the device in bytes [default: 1500; a tun device over UDP that is created: what fits 1500 outside]
+    /// MTU of the device in bytes [default: 1500; over UDP, if the device is created and is a tun or has an address: what
+    /// fits 1500 outside; on a secure link it follows what the path carries]
     #[arg(long, value_name = "BYTES", help_heading = "Device")]
     pub mtu: Option<Text>,
 

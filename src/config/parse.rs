@@ -10,7 +10,8 @@ use super::endpoint::{Endpoint, agree, bind_address, peer_endpoint, port, usable
 use super::security::{Protection, protection};
 use super::{
     Access, Bind, CarrierChoice, Config, ConfigError, DEFAULT_PORT, DeviceConfig, InterfaceAddress, KeySource,
-    LinkConfig, LinkLayer, MAX_NAME_LEN, MssClamp, NetworkConfig, Offload, Options, Protocol, Role, ServiceLookup, Text,
+    LinkConfig, LinkLayer, MAX_NAME_LEN, MssClamp, NetworkConfig, Offload, Options, Protocol, Role, ServiceLookup,
+    Text,
 };
 
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(3);

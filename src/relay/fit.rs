@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::too_long::Answers;
 use crate::config::{LinkLayer, MssClamp};
 use crate::device::{Device, MAX_PACKET_LEN};
 use crate::offload::mss::{self, Room};
@@ -16,19 +17,21 @@ pub(super) struct Fit {
     clamp: MssClamp,
     mtu: usize,
     asked_at: Option<Instant>,
+    /// What the senders of packets that do not fit are told.
+    pub(super) answers: Answers,
 }
 
 /// What is done with the packets of one turn.
 #[derive(Clone, Copy)]
 pub(super) struct Clamp {
-    kind: LinkLayer,
+    pub(super) kind: LinkLayer,
     choice: MssClamp,
     room: Room,
 }
 
 impl Fit {
     pub(super) fn new(kind: LinkLayer, clamp: MssClamp) -> Self {
-        Self { kind, clamp, mtu: MAX_PACKET_LEN, asked_at: None }
+        Self { kind, clamp, mtu: MAX_PACKET_LEN, asked_at: None, answers: Answers::default() }
     }
 
     /// What fits now. The device is asked once in a while, and only if it matters.

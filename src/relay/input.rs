@@ -5,8 +5,11 @@ use std::time::Instant;
 
 use super::fit::Clamp;
 use super::output::WireLog;
+use super::too_long::Answers;
 use crate::counters::{Counters, Drop};
-use crate::device::{Form, Received};
+use crate::device::{Form, MAX_PACKET_LEN, Received};
+use crate::offload::fragment::fragment;
+use crate::offload::mss::Room;
 use crate::offload::{Checksum, VIRTIO_HEADER_LEN};
 use crate::scheduler::flow::{FlowHash, mark_congestion};
 use crate::scheduler::{Dropped, Scheduler};
@@ -77,6 +80,7 @@ pub(super) struct Sender<'r> {
     counters: &'r mut Counters,
     wire_log: &'r mut Option<WireLog>,
     clamp: Clamp,
+    answers: &'r mut Answers,
     now: Instant,
     /// Bytes that were sent since the last flush.
     collected: usize,
@@ -88,10 +92,10 @@ impl<'r> Sender<'r> {
         tunnel: &'r mut Tunnel,
         counters: &'r mut Counters,
         wire_log: &'r mut Option<WireLog>,
-        clamp: Clamp,
+        (clamp, answers): (Clamp, &'r mut Answers),
         now: Instant,
     ) -> Self {
-        Self { transport, tunnel, counters, wire_log, clamp, now, collected: 0 }
+        Self { transport, tunnel, counters, wire_log, clamp, answers, now, collected: 0 }
     }
 
     /// True if packets have somewhere to go now: to the transport, or without a peer to nowhere, so that nothing stale is
@@ -172,10 +176,27 @@ impl<'r> Sender<'r> {
                         log.outbound(packet.len());
                     }
                 }
+                Err(Drop::TooLong) => self.too_long(packet),
                 Err(cause) => self.counters.drop_one(cause),
             }
         }
         bytes
+    }
+
+    /// Cuts a packet that is longer than the link carries, or tells its sender.
+    fn too_long(&mut self, packet: &[u8]) {
+        let (kind, now) = (self.clamp.kind, self.now);
+        let room = Room { mtu: MAX_PACKET_LEN, packet: self.tunnel.max_packet().unwrap_or_default() };
+        let is_cut = fragment(kind, packet, room, &mut |part| match self.packet(part, Checksum::Unknown) {
+            Ok(()) => self.counters.network_tx.add(part.len()),
+            Err(cause) => self.counters.drop_one(cause),
+        });
+        if is_cut {
+            self.counters.fragmented += 1;
+            return;
+        }
+        self.counters.drop_one(Drop::TooLong);
+        self.counters.answered_too_long += u64::from(self.answers.answer(kind, packet, room, now));
     }
 
     /// Seals one packet into the transport's buffer.

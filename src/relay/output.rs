@@ -77,6 +77,11 @@ impl Output<'_> {
         }
     }
 
+    /// Writes an answer to what came from the device.
+    pub(super) fn answer(&mut self, packet: &[u8]) {
+        self.write(&VirtioHeader::default(), &[IoSlice::new(packet)], 1);
+    }
+
     /// Writes what has been collected.
     pub(super) fn take(&mut self, batch: &mut Batch<'_, '_>) {
         batch.drain(&mut |header, parts, count| self.write(header, parts, count));

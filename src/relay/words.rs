@@ -9,6 +9,7 @@ use crate::counters::Drop;
 use crate::fault::FaultLog;
 use crate::link_state::Outlook;
 use crate::transport::DownReason;
+use crate::tunnel::path_mtu::Source;
 use crate::tunnel::{Notice, Refused, Rejection};
 
 /// The stable word for why a path has ended.
@@ -51,6 +52,14 @@ pub fn rejection(why: Rejection) -> Option<(&'static str, &'static str)> {
         | Rejection::Silent
         | Rejection::PeerClosed
         | Rejection::PeerBeginsAnew => None,
+    }
+}
+
+/// How a path MTU is known.
+pub fn source(source: Source) -> &'static str {
+    match source {
+        Source::Interface => "interface",
+        Source::Probed => "probed",
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Surroundings {
     pub connected_subnets: fn() -> io::Result<Vec<IpNet>>,
     /// The index of the interface through which an address is reached by packets with this mark.
     pub interface_towards: fn(IpAddr, Option<u32>) -> io::Result<u32>,
+    /// The MTU of the interface by which packets leave to an address, with this mark, or bound to an interface of this name.
+    pub mtu_towards: fn(SocketAddr, Option<u32>, Option<&str>) -> io::Result<u32>,
 }
 
 /// Why a source is refused.

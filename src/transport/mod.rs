@@ -100,6 +100,9 @@ pub enum LinkEvent {
         /// When this end tries again.
         retry: Option<Duration>,
     },
+    /// The local interface takes messages of this length at most, in bytes, on the live path of a datagram link that does
+    /// not fragment.
+    Limit(Path, usize),
 }
 
 /// Counters that every transport keeps; they only grow.

@@ -133,7 +133,8 @@ fn set_buffers(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> {
     Ok(())
 }
 
-/// The options of a datagram socket: a large buffer for what comes, a small one for what leaves, and no DF bit.
+/// The options of a datagram socket: a large buffer for what comes, a small one for what leaves, and the DF bit on a secure
+/// link, which finds out by itself what the path carries. A plain one leaves that to the network, which fragments.
 ///
 /// # Errors
 /// Those of setsockopt(2). A buffer smaller than asked for is no error.
@@ -144,7 +145,11 @@ pub fn tune_datagram(socket: &Socket, config: &LinkConfig, is_ipv6: bool) -> io:
         ..config.clone()
     };
     set_buffers(&SockRef::from(socket), &sizes)?;
-    sys::allow_fragmentation(socket.as_fd(), is_ipv6)
+    if config.security.is_secure() {
+        sys::forbid_fragmentation(socket.as_fd(), is_ipv6)
+    } else {
+        sys::allow_fragmentation(socket.as_fd(), is_ipv6)
+    }
 }
 
 /// Binds a listening or datagram server socket to the first candidate that works: an address that was given, else

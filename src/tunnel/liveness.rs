@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Shortest time in which an answer is expected.
-const MIN_PATIENCE: Duration = Duration::from_millis(300);
+pub const MIN_PATIENCE: Duration = Duration::from_millis(300);
 
 /// What has become due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +104,8 @@ impl Liveness {
         });
     }
 
-    /// Never so long that the peer is given up before it was asked twice: a sample may have been taken across a sleep.
-    fn patience(&self) -> Duration {
+    /// Time in which an answer is expected. Never so long that the peer is given up before it was asked twice: a sample may have been taken across a sleep.
+    pub fn patience(&self) -> Duration {
         let usual = self.smoothed_rtt.map_or(MIN_PATIENCE, |rtt| rtt.saturating_mul(3));
         usual.min(self.down_after / 4).max(MIN_PATIENCE)
     }

@@ -21,6 +21,7 @@ pub mod identity;
 pub mod keys;
 mod liveness;
 pub mod message;
+pub mod path_mtu;
 pub mod plain;
 pub mod replay;
 pub mod secure;
@@ -75,6 +76,15 @@ pub enum Event {
     Resumed(SocketAddr),
     /// A handshake of a secure link is complete: messages go out by its session from now on.
     Renewed,
+    /// What the path of a datagram link carries has changed.
+    PathMtu {
+        /// The path MTU in bytes, with the headers of IP and UDP.
+        path_mtu: usize,
+        /// The longest packet that crosses, in bytes.
+        packet: usize,
+        /// How that is known.
+        source: path_mtu::Source,
+    },
     /// Something that the administrator should know.
     Notice(Notice),
 }
@@ -340,6 +350,15 @@ impl Tunnel {
         match self {
             Self::Plain(_) => {}
             Self::Secure(secure) => secure.set_demand_hidden(hidden, now),
+        }
+    }
+
+    /// Takes what the local interface takes on a path: messages of at most `max_message` bytes.
+    pub fn link_limit(&mut self, path: Path, max_message: usize, now: Instant) {
+        match self {
+            // The network cuts what is longer.
+            Self::Plain(_) => {}
+            Self::Secure(secure) => secure.link_limit(path, max_message, now),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure: bytes, paths and `now` in; events and messages out; chance comes through [`Randomness`]. Here are the sessions and
 //! what comes through them; `initiator` begins handshakes and reads their answers, `responder` answers them, `state` says
-//! what becomes of the link.
+//! what becomes of the link, and `probing` finds out how long its messages may be.
 //!
 //! Three rules hold everywhere: nothing is sent, and no state but limits and counters changes, because of a message that
 //! is not authentic; a handshake replaces something only when its session is confirmed; and whatever costs more than
@@ -19,12 +19,14 @@ use super::message::{
     self, CTRL, CloseReason, Control, DATA, FEATURE_SUPER_TCP_V4, FEATURE_SUPER_TCP_V6, FEATURE_SUPER_UDP,
     FEATURES_RELIABLE, INIT, Instance, OVERHEAD, RESP, SUPER, Side, Timestamp,
 };
+use super::path_mtu::PathMtu;
 pub use super::session::Limits;
 use super::session::{self, Session};
 use super::{Event, Notice, Opened, Path, PathInfo, Refused, Rejection, Transmit, is_packet};
 use crate::offload::{Checksum, Segmentation};
 
 mod initiator;
+mod probing;
 mod responder;
 mod settings;
 mod state;
@@ -76,6 +78,8 @@ pub struct Secure {
     attempt: Option<Attempt>,
     gate: Gate,
     liveness: Option<Liveness>,
+    /// On a datagram link, once the transport has said what the interface takes.
+    path_mtu: Option<PathMtu>,
     up: bool,
     interrupted: bool,
     /// The host sends nothing into the device, whatever it may have to send.
@@ -133,6 +137,7 @@ impl Secure {
             attempt: None,
             gate: Gate::new(now),
             liveness: None,
+            path_mtu: None,
             up: false,
             interrupted: false,
             demand_hidden: false,
@@ -163,12 +168,18 @@ impl Secure {
         if !self.current.as_ref().is_some_and(|session| !session.is_spent() && now < session.ends_at()) {
             return None;
         }
-        Some(packet_len + OVERHEAD).filter(|len| *len <= link.info.max_message)
+        let (len, mut limit) = (packet_len + OVERHEAD, link.info.max_message);
+        if let Some(path_mtu) = &mut self.path_mtu {
+            path_mtu.asked(len, now);
+            limit = limit.min(path_mtu.limit());
+        }
+        (len <= limit).then_some(len)
     }
 
     /// The longest packet that fits a message at present; see [`super::Tunnel::max_packet`].
     pub fn max_packet(&self) -> Option<usize> {
-        Some(self.link?.info.max_message.saturating_sub(OVERHEAD))
+        let (link, probed) = (self.link?, self.path_mtu.as_ref().map_or(usize::MAX, PathMtu::limit));
+        Some(link.info.max_message.min(probed).saturating_sub(OVERHEAD))
     }
 
     /// True if some kind of super-packet may cross whole.
@@ -276,8 +287,10 @@ impl Secure {
                 let size = u16::try_from(len).unwrap_or(u16::MAX);
                 self.send_control(Control::Pong { token, size });
             }
-            Control::Pong { token, .. } => {
-                if let Some(liveness) = &mut self.liveness {
+            Control::Pong { token, size } => {
+                if !self.handle_probe_answer(token, size, now)
+                    && let Some(liveness) = &mut self.liveness
+                {
                     liveness.ponged(token, now);
                 }
             }
@@ -334,7 +347,7 @@ impl Secure {
         let end = sessions.map(Session::ends_at).min();
         let rekey = self.rekey_at().filter(|_| self.attempt.is_none());
         let liveness = self.liveness.as_ref().filter(|_| self.up).and_then(Liveness::deadline);
-        [attempt, end, rekey, liveness].into_iter().flatten().min()
+        [attempt, end, rekey, liveness, self.probe_deadline()].into_iter().flatten().min()
     }
 
     /// Lets time pass.
@@ -352,6 +365,7 @@ impl Secure {
             self.begin(Reason::Rekey, now);
         }
         self.continue_attempt(now);
+        self.handle_probe_timeout(now);
     }
 
     /// When a handshake is begun because the session is old or worn: not while the peer's own, which was answered a

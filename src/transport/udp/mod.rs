@@ -72,6 +72,8 @@ struct Channel {
     from: Option<IpAddr>,
     /// Trains of datagrams up to this length are sent in one call; 0 once the kernel has refused trains.
     train_limit: usize,
+    /// The interface has refused a datagram for its length since this was looked at.
+    refused_length: bool,
     incoming: Box<ReceiveBatch>,
     received: usize,
     next: usize,
@@ -107,6 +109,7 @@ impl Channel {
             to: None,
             from: None,
             train_limit: if trains { usize::MAX } else { 0 },
+            refused_length: false,
             incoming: Box::default(),
             received: 0,
             next: 0,
@@ -226,6 +229,14 @@ impl Channel {
         true
     }
 
+    /// Trains of any length are tried again: the interface or its MTU is another one.
+    fn forget_refusals(&mut self) {
+        self.refused_length = false;
+        if self.train_limit > 0 {
+            self.train_limit = usize::MAX;
+        }
+    }
+
     fn sort(
         &mut self,
         error: &io::Error,
@@ -245,6 +256,7 @@ impl Channel {
         match error.raw_os_error() {
             Some(libc::EMSGSIZE) => {
                 counters.too_long += lost as u64;
+                self.refused_length = true;
                 SendOutcome::Idle
             }
             Some(libc::ECONNREFUSED) => {

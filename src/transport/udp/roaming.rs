@@ -30,6 +30,16 @@ use crate::tunnel::{Path, Rejection};
 /// Time without an accepted message after which even an address that has answered before is doubted.
 const DOUBT_AFTER: Duration = Duration::from_secs(10);
 
+/// The interface's MTU is asked for again after this time at the earliest when it refuses a datagram.
+const MTU_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Headers of IP without options and of UDP.
+const HEADERS_LEN_IPV4: usize = 20 + 8;
+const HEADERS_LEN_IPV6: usize = 40 + 8;
+
+/// The MTU of an interface that does not tell.
+const USUAL_MTU: u32 = 1500;
+
 /// Which addresses the socket can send to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
@@ -57,6 +67,9 @@ pub struct Roaming {
     sources: Sources,
     search: Search,
     unanswered: Unanswered,
+    mtu_towards: fn(SocketAddr, Option<u32>, Option<&str>) -> io::Result<u32>,
+    /// The longest message that the tunnel was told of, for which path, and when.
+    told: Option<(Path, usize, Instant)>,
     events: VecDeque<LinkEvent>,
     faults: FaultLog,
     counters: TransportCounters,
@@ -96,6 +109,8 @@ impl Roaming {
                 backoff: Backoff::default(),
             },
             unanswered: Unanswered::default(),
+            mtu_towards: context.surroundings.mtu_towards,
+            told: None,
             events: VecDeque::new(),
             faults: FaultLog::default(),
             counters: TransportCounters::default(),
@@ -226,7 +241,27 @@ impl Roaming {
         self.channel.outgoing.clear();
     }
 
+    /// Tells the tunnel what the interface takes towards the peer, if that is news.
+    fn tell_limit(&mut self, now: Instant) {
+        let Some(peer) = self.sources.peer else { return };
+        let (mark, device) = (self.config.fwmark, self.config.bind_device.as_deref());
+        let mtu = (self.mtu_towards)(peer.info.peer, mark, device).unwrap_or(USUAL_MTU);
+        let headers_len = if peer.info.peer.is_ipv4() { HEADERS_LEN_IPV4 } else { HEADERS_LEN_IPV6 };
+        let limit = usize::try_from(mtu).unwrap_or(usize::MAX).saturating_sub(headers_len);
+        let limit = limit.min(peer.info.max_message);
+        let is_known = self.told.is_some_and(|(path, told, _)| (path, told) == (peer.path, limit));
+        self.told = Some((peer.path, limit, now));
+        self.channel.forget_refusals();
+        if !is_known {
+            self.events.push_back(LinkEvent::Limit(peer.path, limit));
+        }
+    }
+
     fn handle_outcome(&mut self, outcome: SendOutcome, now: Instant) {
+        let is_fresh = |(_, _, at): (Path, usize, Instant)| now.saturating_duration_since(at) < MTU_INTERVAL;
+        if self.channel.refused_length && !self.told.is_some_and(is_fresh) {
+            self.tell_limit(now);
+        }
         match outcome {
             SendOutcome::Idle => {}
             SendOutcome::Sent | SendOutcome::Refused => self.unanswered.handle_sent(now),
@@ -299,6 +334,7 @@ impl Transport for Roaming {
         if let Some(peer) = self.sources.adopt(path) {
             self.counters.paths += 1;
             (self.channel.to, self.channel.from) = (Some(peer.address), peer.source_for_answers());
+            self.tell_limit(now);
         }
     }
 
@@ -345,6 +381,7 @@ impl Transport for Roaming {
             self.search.backoff.reset();
             self.look_up(now);
         }
+        self.tell_limit(now);
     }
 
     fn peer_address(&self) -> Option<SocketAddr> {
@@ -499,7 +536,11 @@ mod tests {
         let poll = Poll::new().expect("a poll");
         let registry = poll.registry().try_clone().expect("its registry");
         let waker = Arc::new(Waker::new(&registry, RESOLVER_TOKEN).expect("a waker"));
-        let surroundings = Surroundings { connected_subnets: || Ok(Vec::new()), interface_towards: |_, _| Ok(1) };
+        let surroundings = Surroundings {
+            connected_subnets: || Ok(Vec::new()),
+            interface_towards: |_, _| Ok(1),
+            mtu_towards: |_, _, _| Ok(1500),
+        };
         let context = Context { registry, waker, surroundings, mode: Mode::Secure { init_len: 168 }, hint: None };
         let admission = Admission::new(before_authentication(&Access::Any), &config, &context);
         #[expect(clippy::disallowed_methods, reason = "a starting point for virtual time")]
@@ -519,6 +560,7 @@ mod tests {
                     announced.push(info.peer);
                 }
                 LinkEvent::Down { reason, .. } => ended.push(reason),
+                LinkEvent::Limit(..) => {}
             }
         }
         (announced, ended)

@@ -35,7 +35,12 @@ impl Secure {
 
     pub(super) fn handle_due(&mut self, due: Due, now: Instant) {
         match due {
-            Due::Ping => self.ping(now),
+            Due::Ping => {
+                if let Some(path_mtu) = &mut self.path_mtu {
+                    path_mtu.doubt(now);
+                }
+                self.ping(now);
+            }
             Due::Doubt => {
                 if self.link.is_some_and(|link| !link.info.reliable) {
                     self.begin(Reason::Doubt, now);
@@ -71,6 +76,9 @@ impl Secure {
             self.ping(now);
             if let Some(liveness) = &mut self.liveness {
                 liveness.shaken(now);
+            }
+            if let Some(path_mtu) = &mut self.path_mtu {
+                path_mtu.network_changed(now);
             }
         }
         self.ask_again(now);
@@ -148,6 +156,9 @@ impl Secure {
         }
         if !self.up {
             (self.up, self.interrupted) = (true, false);
+            if let Some(path_mtu) = &mut self.path_mtu {
+                path_mtu.begin_anew(now);
+            }
             self.last_peer = Some(info.peer);
             self.events.push_back(Event::Up(*info));
         } else if std::mem::take(&mut self.interrupted) {

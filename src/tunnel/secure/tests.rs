@@ -7,6 +7,7 @@ use crate::tunnel::keys::{PrivateKey, PublicKey, SharedSecret};
 use crate::tunnel::message::{FEATURE_AES, FEATURE_AES_ONLY, Suite};
 
 mod checks;
+mod path_mtu;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -110,6 +111,8 @@ struct Pair {
     now: Instant,
     /// Messages that the wire has carried, newest last: whether the client sent it, and what it was.
     carried: Vec<(Side, Vec<u8>)>,
+    /// The longest message that the wire carries.
+    carries: usize,
 }
 
 impl Pair {
@@ -120,7 +123,13 @@ impl Pair {
             change(&mut settings);
             End::new(settings, identities(side), seed, reliable, now)
         };
-        Self { client: end(Side::Connect, 1), server: end(Side::Listen, 2), now, carried: Vec::new() }
+        Self {
+            client: end(Side::Connect, 1),
+            server: end(Side::Listen, 2),
+            now,
+            carried: Vec::new(),
+            carries: usize::MAX,
+        }
     }
 
     fn new(reliable: bool) -> Self {
@@ -142,11 +151,12 @@ impl Pair {
             if from_client.is_empty() && from_server.is_empty() {
                 return;
             }
-            for Transmit { message, .. } in from_client {
+            let fits = |transmit: &Transmit| transmit.message.len() <= self.carries;
+            for Transmit { message, .. } in from_client.into_iter().filter(fits) {
                 let _ = self.server.open(PATH, &message, self.now);
                 self.carried.push((Side::Connect, message));
             }
-            for Transmit { message, .. } in from_server {
+            for Transmit { message, .. } in from_server.into_iter().filter(fits) {
                 let _ = self.client.open(PATH, &message, self.now);
                 self.carried.push((Side::Listen, message));
             }
