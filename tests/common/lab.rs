@@ -68,6 +68,11 @@ impl Lab {
         (lab.addressed(), wire)
     }
 
+    /// As [`Lab::new`], with names of their own, for a test that makes several.
+    pub fn with(local: &str, remote: &str) -> Self {
+        Self::between(Ns::new(local), Ns::new(remote))
+    }
+
     fn between(local: Ns, remote: Ns) -> Self {
         wire((&local, "eth0"), (&remote, "eth0"));
         Self { local, remote }.addressed()
