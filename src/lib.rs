@@ -31,6 +31,7 @@ pub mod device;
 pub mod event_loop;
 pub mod fault;
 pub mod hint;
+pub mod holder;
 pub mod link_state;
 pub mod logging;
 pub mod memory;

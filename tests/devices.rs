@@ -122,12 +122,14 @@ fn a_busy_device_is_refused_with_the_name_of_who_holds_it() {
 }
 
 #[test]
-fn a_port_in_use_is_refused_with_its_number() {
+fn a_port_in_use_is_refused_with_its_number_and_who_holds_it() {
     let lab = Lab::new();
-    let _holder = server(&lab.remote, "-i tun3 -s");
-    let (code, said) = refused(&lab.remote, "-i tun4 -s");
-    assert_eq!(code, 1, "{said}");
-    assert!(said.contains("55555"), "{said}");
+    for transport in ["", "--udp"] {
+        let holder = server(&lab.remote, &format!("-i tun3 -s {transport}"));
+        let (code, said) = refused(&lab.remote, &format!("-i tun4 -s {transport}"));
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains(&format!("55555 is in use by simpletun (process {})", holder.pid())), "{said}");
+    }
 }
 
 #[test]

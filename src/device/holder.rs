@@ -1,31 +1,12 @@
 //! Which process holds a tun or tap device: read from `/proc/PID/fdinfo`, where the driver writes `iff:` and the name.
 
-use std::fmt;
 use std::fs;
 
-/// A process that is attached to a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
-    /// Process number.
-    pub pid: u32,
-    /// The name of its program as the kernel knows it (at most 15 bytes).
-    pub program: String,
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} (process {})", self.program, self.pid)
-    }
-}
+use crate::holder::{self, Holder};
 
 /// Finds a process that is attached to the device; `None` if there is none that this user may look into.
 pub fn find(device: &str) -> Option<Holder> {
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.find(|pid| holds(*pid, device)).map(|pid| {
-        let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        Holder { pid, program: program.trim().to_owned() }
-    })
+    holder::find(|pid| holds(pid, device))
 }
 
 fn holds(pid: u32, device: &str) -> bool {

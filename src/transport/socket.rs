@@ -10,7 +10,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::config::LinkConfig;
+use crate::config::{LinkConfig, Protocol};
+use crate::holder;
 use crate::sys;
 
 /// Receive buffer of a datagram socket in bytes: what arrives while the daemon is not running has to fit.
@@ -194,14 +195,17 @@ fn describe_bind(error: &io::Error, address: SocketAddr, config: &LinkConfig) ->
     let protocol = config.protocol;
     let port = address.port();
     match error.kind() {
-        io::ErrorKind::AddrInUse => explain(
-            error,
-            format!(
-                "The {protocol} port {port} is in use: end the program that listens on it \
-                 ('ss -lp{} sport = :{port}' shows it) or choose another with --port",
-                if protocol == crate::config::Protocol::Tcp { 't' } else { 'u' }
-            ),
-        ),
+        io::ErrorKind::AddrInUse => {
+            let (what, who) = match holder::of_port(protocol, port) {
+                Some(holder) => (format!("in use by {holder}"), "end that process".to_owned()),
+                None => {
+                    let option = if protocol == Protocol::Tcp { 't' } else { 'u' };
+                    let search = format!("'ss -lp{option} sport = :{port}' shows it");
+                    ("in use".to_owned(), format!("end the program that listens on it ({search})"))
+                }
+            };
+            explain(error, format!("The {protocol} port {port} is {what}: {who} or choose another with --port"))
+        }
         io::ErrorKind::PermissionDenied if port < 1024 && error.raw_os_error().is_some() => explain(
             error,
             format!("The {protocol} port {port} needs root or CAP_NET_BIND_SERVICE: choose one above 1023 with --port"),
