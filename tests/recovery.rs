@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::daemon::{Daemon, Mark, server, simpletun};
 use common::lab::{Lab, Ns, with_prefix};
+use common::names::Hosts;
 use common::wait::{DEADLINE, holds_for, wait_until};
 use common::{line, stat};
 
@@ -375,28 +376,6 @@ fn flows_soon(lab: &Lab) {
 
 fn device_index(ns: &Ns, device: &str) -> String {
     ns.run(&format!("cat /sys/class/net/{device}/ifindex"))
-}
-
-/// The names that hosts know, for this test's mount namespace only.
-struct Hosts;
-
-impl Hosts {
-    const PATH: &str = "/run/hosts";
-
-    fn mount() -> Self {
-        let here = Ns::here();
-        fs::write(Self::PATH, "").expect("write hosts");
-        here.run(&format!("mount --bind {} /etc/hosts", Self::PATH));
-        // No name server: an unknown name is known to be unknown at once.
-        fs::write("/run/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
-            .expect("write resolv.conf");
-        here.run("mount --bind /run/resolv.conf /etc/resolv.conf");
-        Self
-    }
-
-    fn set(&self, text: &str) {
-        fs::write(Self::PATH, text).expect("write hosts");
-    }
 }
 
 /// The client's settings in a file.

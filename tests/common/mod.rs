@@ -39,6 +39,7 @@ pub mod forge;
 pub mod inspect;
 pub mod known_keys;
 pub mod lab;
+pub mod names;
 pub mod net;
 pub mod pair;
 pub mod peer;

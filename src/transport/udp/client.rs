@@ -139,6 +139,13 @@ impl UdpClient {
         self.open_later(now);
     }
 
+    /// The last good addresses are in use until the look-up has ended.
+    fn open_known(&mut self, now: Instant) {
+        if self.open.is_none() && self.open_again.is_none() && !self.known.is_empty() {
+            self.open_any(None, now);
+        }
+    }
+
     fn open_later(&mut self, now: Instant) {
         self.open_again = Some(self.backoff.pause(now, now, fastrand::f32()));
     }
@@ -229,6 +236,7 @@ impl Transport for UdpClient {
         self.backoff.reset();
         self.open_again = None;
         self.look_up(now);
+        self.open_known(now);
     }
 
     fn network_changed(&mut self, now: Instant) {
@@ -242,10 +250,7 @@ impl Transport for UdpClient {
         self.close(if is_lost { DownReason::AddressLost } else { DownReason::Unreachable });
         self.backoff.reset();
         self.look_up(now);
-        // The last good addresses are in use until the look-up has ended.
-        if self.open.is_none() && !self.known.is_empty() {
-            self.open_any(None, now);
-        }
+        self.open_known(now);
     }
 
     fn peer_address(&self) -> Option<SocketAddr> {
