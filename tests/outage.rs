@@ -9,8 +9,10 @@ mod common;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use common::daemon::Daemon;
+use common::lab::Ns;
 use common::net::transfer;
-use common::pair::{FAR, Kind, Pair};
+use common::pair::{FAR, Kind, NEAR, Pair, cut, restore};
 use common::secure::Protection;
 use common::traffic::Pulse;
 use common::wait::DEADLINE;
@@ -21,6 +23,9 @@ const SOON: Duration = Duration::from_secs(5);
 
 const BEAT: Duration = Duration::from_millis(5);
 
+/// So impatient that an end gives the other one up within the time that a test may take.
+const IMPATIENT: &str = "--keepalive 1s --down-after 3s";
+
 /// So patient that the connection outlasts the outage: what brings traffic back is not a new beginning.
 const PATIENT: &str = "--down-after 60s";
 
@@ -28,6 +33,13 @@ over_all! {
     a_path_cut_for_five_seconds_carries_again_soon
     a_path_cut_for_fifteen_seconds_carries_again_soon_where_a_connection_lasts
     a_path_cut_for_more_than_a_minute_carries_again_soon
+    a_path_that_loses_what_the_client_sends_carries_again_soon
+    a_path_that_loses_what_the_server_sends_carries_again_soon
+    a_server_whose_power_was_cut_is_found_again
+    a_client_whose_power_was_cut_is_served_again
+    both_ends_killed_at_once_meet_again
+    a_client_stopped_for_longer_than_it_may_be_silent_goes_on
+    a_server_stopped_for_longer_than_it_may_be_silent_goes_on
 }
 
 /// A cable is pulled and plugged in again: connections inside pause for about as long.
@@ -84,6 +96,120 @@ fn outage(kind: Kind, options: &str, length: Duration) -> Pair {
     eprintln!("{kind:?} {options}: after {length:?} traffic flows again in {taken:.0?}");
     assert!(taken < SOON, "only after {taken:?}");
     pair
+}
+
+/// A firewall in the middle loses its mind in one direction, for long enough that one end gives the other up.
+fn a_path_that_loses_what_the_client_sends_carries_again_soon(kind: Kind) {
+    one_way(kind, |pair| pair.lab.remote.clone());
+}
+
+/// The same in the other direction.
+fn a_path_that_loses_what_the_server_sends_carries_again_soon(kind: Kind) {
+    one_way(kind, |pair| pair.lab.local.clone());
+}
+
+#[track_caller]
+fn one_way(kind: Kind, deaf: fn(&Pair) -> Ns) {
+    let pair = Pair::new(kind, IMPATIENT);
+    let pulse = Pulse::new(FAR, BEAT);
+    pulse.begins();
+    let deaf = deaf(&pair);
+    cut(&deaf);
+    if kind.notices_silence() {
+        pair.client.wait_for(line::DOWN);
+    } else {
+        sleep(Duration::from_secs(4));
+    }
+    restore(&deaf);
+    carries_soon(&pulse);
+}
+
+/// The server's plug is pulled, without a word to the client, and it is started anew.
+fn a_server_whose_power_was_cut_is_found_again(kind: Kind) {
+    let mut pair = Pair::new(kind, "");
+    let pulse = Pulse::new(FAR, BEAT);
+    pulse.begins();
+    pair.cut();
+    pair.server.kill();
+    forget_connections(&pair.lab.remote);
+    pair.restore();
+    pair.start_server();
+    pair.server.wait_for(line::LISTENING);
+    carries_soon(&pulse);
+}
+
+/// The client's plug is pulled: the connection that the server still holds does not keep the new one out.
+fn a_client_whose_power_was_cut_is_served_again(kind: Kind) {
+    let mut pair = Pair::new(kind, "");
+    let pulse = Pulse::new(FAR, BEAT);
+    pulse.begins();
+    pair.cut();
+    pair.client.kill();
+    forget_connections(&pair.lab.local);
+    // Nor does the client's host say that it has forgotten it: its first packet from there is that of the new one.
+    let near = &pair.lab.local;
+    near.run("nft add table inet mute");
+    near.run("nft add chain inet mute leaving { type filter hook output priority 0 ; }");
+    near.run("nft add rule inet mute leaving tcp flags & rst == rst drop");
+    pair.restore();
+    pair.start_client();
+    carries_soon(&pulse);
+}
+
+/// A rack loses power, or an update kills both: they meet again however each comes back.
+fn both_ends_killed_at_once_meet_again(kind: Kind) {
+    let mut pair = Pair::new(kind, "");
+    let pulse = Pulse::new(FAR, BEAT);
+    pulse.begins();
+    for client_is_first in [true, false] {
+        pair.client.kill();
+        pair.server.kill();
+        if client_is_first {
+            pair.start_client();
+            pair.client.wait_for(line::DEVICE);
+            pair.start_server();
+        } else {
+            pair.start_server();
+            pair.server.wait_for(line::LISTENING);
+            pair.start_client();
+        }
+        carries_soon(&pulse);
+    }
+}
+
+/// A machine hangs and comes to: the other end has given it up, and takes it back.
+fn a_client_stopped_for_longer_than_it_may_be_silent_goes_on(kind: Kind) {
+    let pair = Pair::new(kind, IMPATIENT);
+    stopped(&pair, &pair.client);
+}
+
+/// The same at the other end.
+fn a_server_stopped_for_longer_than_it_may_be_silent_goes_on(kind: Kind) {
+    let pair = Pair::new(kind, IMPATIENT);
+    stopped(&pair, &pair.server);
+}
+
+#[track_caller]
+fn stopped(pair: &Pair, end: &Daemon) {
+    let pulse = Pulse::new(FAR, BEAT);
+    pulse.begins();
+    end.signal("STOP");
+    sleep(Duration::from_secs(5));
+    end.signal("CONT");
+    carries_soon(&pulse);
+    pair.lab.remote.ping(NEAR, 3, 56);
+}
+
+#[track_caller]
+fn carries_soon(pulse: &Pulse) {
+    let taken = pulse.returns_after(Instant::now(), DEADLINE * 2);
+    eprintln!("traffic flows again in {taken:.0?}");
+    assert!(taken < SOON, "only after {taken:?}");
+}
+
+/// What a host no longer knows once its power was cut, although a process ended there in peace.
+fn forget_connections(ns: &Ns) {
+    ns.run("ss -K -t state all ( sport = :55555 or dport = :55555 )");
 }
 
 /// A server that is away for longer than two minutes is found at once when it is back, if there is traffic: the client
