@@ -9,8 +9,8 @@ mod common;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, Mark, server, simpletun};
-use common::lab::{LOCAL6, Lab, Ns, REMOTE, REMOTE6, wire, with_prefix};
+use common::daemon::{Daemon, Mark, server, simpletun, simpletun_as};
+use common::lab::{LOCAL6, Lab, NOBODY, Ns, REMOTE, REMOTE6, wire, with_prefix};
 use common::net::Pinging;
 use common::secure::{Ends, Protection};
 use common::wait::{DEADLINE, holds_for, wait_until};
@@ -249,6 +249,21 @@ fn a_port_of_a_bridge_is_disabled_while_the_peer_is_away() {
     lab.local.ping_until_answered(FAR, DEADLINE);
     server.terminate();
     port("0");
+}
+
+/// Whoever owns a device may say what its carrier is, without any right beside that.
+#[test]
+fn the_owner_of_a_device_needs_no_privilege_for_its_carrier() {
+    let lab = Lab::new();
+    lab.local.run(&format!("ip tuntap add dev t1 mode tun user {NOBODY}"));
+    lab.local.run("ip link set t1 up");
+    lab.local.address("t1", &[&with_prefix(NEAR)]);
+    let client = simpletun_as(NOBODY, &lab.local, &format!("-i t1 -c {REMOTE} --carrier on"));
+    client.wait_for("carrier off");
+    wait_for_carrier(&lab.local, "t1", false);
+    let _server = server(&lab.remote, &format!("-i t2 -s --address {FAR}/24"));
+    wait_for_carrier(&lab.local, "t1", true);
+    lab.local.ping_until_answered(FAR, DEADLINE);
 }
 
 /// The option can be taken back without a restart.
