@@ -64,6 +64,8 @@ PEERS = {
 }
 TITLES = YARDSTICKS | {mode: f"simpletun {title}" for mode, title in (OURS | SECURE).items()} | MIXED | CABLE | PEERS
 PLAIN = ["tcp-tun", "tcp-tap", "udp-tun", "udp-tap"]
+# Delay beside a transfer: at full speed, and behind a bottleneck with one stream and with four.
+LOADED = ["loaded", "slow", "slow-four"]
 BEGIN, END = "<!-- bench.sh: begin -->", "<!-- bench.sh: end -->"
 
 
@@ -111,16 +113,26 @@ class Rounds:
             if column in one.get(mode, {}) and one.get(to_mode, {}).get(to_column)
         ]
 
+    def differences(self, mode, column, to_mode):
+        return [
+            one[mode][column] - one[to_mode][column]
+            for one in self.rounds
+            if column in one.get(mode, {}) and column in one.get(to_mode, {})
+        ]
+
 
 def measured(directory):
     """The figures of one mode in one round, by column."""
     if (directory / "failed").exists():
         return {}
     figures = {}
-    for file, unit, name in (("ping", 1000, "idle"), ("loaded-ping", 1, "loaded")):
+    for file, unit, name in (("ping", 1000, "idle"), *((f"{name}-ping", 1, name) for name in LOADED)):
         if times := round_trips(directory / file):
             figures[f"{name} p50"] = times[len(times) // 2] * unit
             figures[f"{name} p99"] = times[len(times) * 99 // 100] * unit
+            figures[f"{name} lost"] = lost(directory / file)
+    for load in directory.glob("slow*.load"):
+        figures[load.stem] = json.loads(load.read_text())["end"]["sum_received"]["bits_per_second"] / 1e6
     if resident := [int(size) / 1024 for size in (directory / "resident").read_text().split()]:
         figures["RSS"] = max(resident)
     if (directory / "start").exists():
@@ -150,6 +162,12 @@ def round_trips(file):
     return sorted(float(time) for time in re.findall(r"time=([\d.]+)", text))
 
 
+def lost(file):
+    """How many pings were not answered; the last ones may be under way still."""
+    counts = re.search(r"(\d+) packets transmitted, (\d+) received", file.read_text())
+    return int(counts[1]) - int(counts[2])
+
+
 def cpu_seconds(file):
     return int(file.with_suffix(".ticks").read_text()) / os.sysconf("SC_CLK_TCK")
 
@@ -170,6 +188,8 @@ def report(rounds, arguments, picture):
         yield from table(rounds, extra, STREAMS)
         yield "\n### 64-byte UDP packets, and the delay beside one TCP stream\n"
         yield from table(rounds, extra, PACKETS)
+        yield "\n### Behind a bottleneck of 200 Mbit/s with a queue of 50 ms: rate, and the delay beside it\n"
+        yield from table(rounds, [mode for mode in extra if rounds.series(mode, "slow")], BOTTLENECK)
     yield "\n### Bars\n"
     yield from bars(rounds)
     notes = arguments.results / "notes"
@@ -254,6 +274,17 @@ PACKETS = {
     "p99 ms": figure("loaded p99"),
 }
 
+BOTTLENECK = {
+    "1 stream Mbit/s": figure("slow", 0),
+    "RTT p50 ms": figure("slow p50"),
+    "p99 ms": figure("slow p99"),
+    "lost": total("slow lost"),
+    "4 streams Mbit/s": figure("slow-four", 0),
+    "RTT p50 ms ": figure("slow-four p50"),
+    "p99 ms ": figure("slow-four p99"),
+    "lost ": total("slow-four lost"),
+}
+
 
 def table(rounds, modes, columns):
     yield "| mode | " + " | ".join(title.strip() for title in columns) + " |"
@@ -325,6 +356,14 @@ def bars(rounds):
     for mode in PLAIN:
         bar(mode, "both directions: forward ÷ alone", rounds.ratios(mode, "both", mode, "one"), "≥ 0.3")
         bar(mode, "both directions: back ÷ alone", rounds.ratios(mode, "both back", mode, "reverse"), "≥ 0.3")
+    for mode, limit in (("tcp-tun", "≤ 0.9"), ("secure-tcp", "≤ 0.9"), ("udp-tun", "≤ 1.2"), ("secure-udp", "≤ 1.2")):
+        bar(mode, "RTT beside one stream, p50 ms", rounds.series(mode, "loaded p50"), limit)
+        bar(mode, "the same, p99 ms", rounds.series(mode, "loaded p99"), "≤ 5", 2)
+    for mode in ("tcp-tun", "secure-tcp", "udp-tun", "secure-udp"):
+        for name, streams in (("slow", "one stream"), ("slow-four", "four streams")):
+            added = rounds.differences(mode, f"{name} p50", "bare")
+            bar(mode, f"at 200 Mbit/s, RTT beside {streams}, p50 ms above bare", added, "≤ 8")
+            bar(mode, f"at 200 Mbit/s, {streams} ÷ bare", rounds.ratios(mode, name, "bare"), "≥ 0.95")
     # Older bars, which the ones above mostly contain.
     bar("tcp-tun", "1 stream ÷ C0", rounds.ratios("tcp-tun", "one", "classic"), "≥ 2.3")
     for mode in ("tcp-tun", "udp-tun"):

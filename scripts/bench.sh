@@ -5,7 +5,8 @@
 # loop of benches/classic.rs ("C0"), every mode of simpletun, simpletun without segmentation offload ("C1") and the
 # classic loop at one end, and socat's tunnel over UDP. One round measures all of them once, each round beginning
 # elsewhere in the list, so that ratios are taken between figures of the same minutes; the tables show medians over the
-# rounds. What takes longest (more streams, small packets, delay under load) is measured in the first three rounds only.
+# rounds. What takes longest (more streams, small packets, delay under load and behind a bottleneck) is measured in the
+# first three rounds only.
 #
 # --peers adds vtun, openvpn, tinc, fastd, quicktun and wireguard-go, as far as Debian packages of them are there.
 # --modes: these alone, their names separated by commas; ratios to what is left out are left out too.
@@ -374,6 +375,7 @@ stop_mode() {
     for host in local remote; do
         ip -n "$host" link delete bench0 2>/dev/null || true
     done
+    on local tc qdisc delete dev eth0 root 2>/dev/null || true
     case $mode in cable-*) unsegmented_cable off ;; esac
 }
 
@@ -402,9 +404,18 @@ measure_extra() {
     throughput four $extra_seconds --parallel 4
     throughput reverse $extra_seconds --reverse
     throughput both $extra_seconds --bidir
-    loaded_ping
+    loaded_ping loaded
     packets flood
     packets offered --rate 50000
+    slow_cable
+}
+
+# The same behind a bottleneck: the cable's near end sends no faster than this, from a queue of 50 ms.
+slow_cable() {
+    on local tc qdisc add dev eth0 root tbf rate 200mbit burst 32k latency 50ms
+    loaded_ping slow
+    loaded_ping slow-four --parallel 4
+    on local tc qdisc delete dev eth0 root
 }
 
 # Hundredths of a second; the wall clock may be set meanwhile.
@@ -469,13 +480,15 @@ iperf3_client() {
 
 iperf3_error() { sed -n 's/.*"error":[[:space:]]*//p' "$raw/$1"; }
 
+# loaded_ping NAME [ARGUMENT…]: ping beside a transfer by iperf3.
 loaded_ping() {
-    local load
-    iperf3_client load $((extra_seconds + 1)) &
+    local name=$1 load
+    shift
+    iperf3_client "$name.load" $((extra_seconds + 1)) "$@" &
     load=$!
     sleep 0.5
-    on local ping -i 0.01 -c $((extra_seconds * 100)) -W 1 "$target" >"$raw/loaded-ping" || true
-    wait $load || die "iperf3 failed beside ping: $(iperf3_error load)"
+    on local ping -i 0.01 -c $((extra_seconds * 100)) -W 1 "$target" >"$raw/$name-ping" || true
+    wait $load || die "iperf3 failed beside ping, $name: $(iperf3_error "$name.load")"
 }
 
 # packets NAME [ARGUMENT…]: 64-byte packets, as many as possible or at a rate.
