@@ -13,6 +13,7 @@ use mio::net::TcpStream;
 use socket2::SockRef;
 
 use super::frame::{self, Decoder, Encoder};
+use super::pace::Pace;
 use super::{DownReason, Each, backoff, socket};
 use crate::config::LinkConfig;
 use crate::fault::{self, Origin, Severity};
@@ -36,6 +37,7 @@ pub struct Connection {
     read: u64,
     written: u64,
     since: Instant,
+    pace: Pace,
     ended: Option<DownReason>,
 }
 
@@ -54,6 +56,7 @@ impl Connection {
             read: 0,
             written: 0,
             since: now,
+            pace: Pace::new(now),
             ended: None,
         }
     }
@@ -72,6 +75,7 @@ impl Connection {
             read: 0,
             written: 0,
             since: now,
+            pace: Pace::new(now),
             ended: None,
         }
     }
@@ -145,14 +149,15 @@ impl Connection {
     }
 
     /// Sends a message behind what has been collected, and all of it.
-    pub fn send(&mut self, message: &[u8]) -> bool {
+    pub fn send(&mut self, message: &[u8], now: Instant) -> bool {
         let taken = self.send_with(message.len(), |room| room.copy_from_slice(message));
-        self.flush();
+        self.flush(now);
         taken
     }
 
     /// Writes what has been collected until the socket takes no more.
-    pub fn flush(&mut self) {
+    pub fn flush(&mut self, now: Instant) {
+        let was_writable = self.writable;
         while self.writable && self.ended.is_none() && !self.encoder.is_empty() {
             match self.stream.write(self.encoder.pending()) {
                 Ok(len) => {
@@ -161,6 +166,13 @@ impl Connection {
                 }
                 Err(error) => self.sort(&error, Side::Write),
             }
+        }
+        if was_writable
+            && !self.writable
+            && let Some(limit) = self.pace.is_full(self.written, now)
+            && let Err(error) = sys::limit_unsent(self.stream.as_fd(), limit)
+        {
+            log::debug!("Cannot limit what waits in the socket: {error}");
         }
     }
 

@@ -22,6 +22,7 @@ mod attempt;
 mod backoff;
 mod connection;
 pub mod frame;
+mod pace;
 mod pending;
 mod race;
 pub mod resolve;

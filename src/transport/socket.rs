@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
+use super::pace;
 use crate::config::{LinkConfig, Protocol};
 use crate::holder;
 use crate::sys;
@@ -20,10 +21,6 @@ const DATAGRAM_RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 /// Send buffer of a datagram socket in bytes, which the kernel doubles (socket(7)): two trains of datagrams. They stay in
 /// it until the interface has sent them, so a larger one is a queue in front of a slow interface.
 const DATAGRAM_SEND_BUFFER: usize = 64 * 1024;
-
-/// Bytes that the kernel holds of a TCP connection before it has sent them for the first time. What waits beyond them
-/// waits in the scheduler, where flows take turns.
-const UNSENT_LIMIT: u32 = 64 * 1024;
 
 /// The longest wait before a repetition. Below it a round trip must stay; above it the outage would seem longer than it is.
 const RTO_CAP: Duration = Duration::from_millis(1500);
@@ -91,7 +88,7 @@ pub fn tune_stream(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> 
         set_congestion(socket, name)?;
     }
     set_buffers(socket, config)?;
-    crate::sys::limit_unsent(socket.as_fd(), UNSENT_LIMIT)?;
+    sys::limit_unsent(socket.as_fd(), pace::AT_FIRST)?;
     socket.set_tcp_user_timeout(Some(config.down_after))
 }
 

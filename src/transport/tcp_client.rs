@@ -253,7 +253,7 @@ impl TcpClient {
     /// Writes what has been collected on the live connection.
     fn flush_live(&mut self, now: Instant) {
         if let Stage::Live(live) = &mut self.stage {
-            live.connection.flush();
+            live.connection.flush(now);
             if let Some(stall) = &mut live.stall {
                 stall.handle_sent(now);
             }
@@ -404,7 +404,7 @@ impl Transport for TcpClient {
 
     fn send_to(&mut self, path: Path, message: &[u8], now: Instant) -> bool {
         let live = self.live_mut().filter(|connection| connection.path() == path);
-        let taken = live.is_some_and(|connection| connection.send(message));
+        let taken = live.is_some_and(|connection| connection.send(message, now));
         self.counters.send_errors += u64::from(!taken);
         self.flush_live(now);
         taken

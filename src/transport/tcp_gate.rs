@@ -58,11 +58,11 @@ impl Stranger {
     }
 
     /// The tunnel has something to say to it, which it does to its peer alone.
-    fn answer(&mut self, message: &[u8]) -> bool {
+    fn answer(&mut self, message: &[u8], now: Instant) -> bool {
         if self.expected_len.take().is_some() {
             self.connection.grow(frame::MIN_CAPACITY, frame::MIN_CAPACITY);
         }
-        self.connection.send(message)
+        self.connection.send(message, now)
     }
 }
 
@@ -182,11 +182,11 @@ impl Transport for TcpGate {
         }
         if let Some(connection) = self.live.as_mut().filter(|live| token_of(live.path()) == token) {
             connection.handle_event(event);
-            connection.flush();
+            connection.flush(now);
             self.reap(now);
         } else if let Some(stranger) = self.pending.find(|stranger| token_of(stranger.connection.path()) == token) {
             stranger.connection.handle_event(event);
-            stranger.connection.flush();
+            stranger.connection.flush(now);
             self.reap(now);
         }
     }
@@ -242,10 +242,10 @@ impl Transport for TcpGate {
 
     fn send_to(&mut self, path: Path, message: &[u8], now: Instant) -> bool {
         let taken = if let Some(live) = self.live_mut(path) {
-            live.send(message)
+            live.send(message, now)
         } else {
             let stranger = self.pending.find(|stranger| stranger.connection.path() == path);
-            stranger.is_some_and(|stranger| stranger.answer(message))
+            stranger.is_some_and(|stranger| stranger.answer(message, now))
         };
         self.counters.send_errors += u64::from(!taken);
         self.reap(now);
@@ -254,7 +254,7 @@ impl Transport for TcpGate {
 
     fn flush(&mut self, now: Instant) {
         if let Some(connection) = &mut self.live {
-            connection.flush();
+            connection.flush(now);
             self.reap(now);
         }
     }

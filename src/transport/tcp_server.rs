@@ -112,7 +112,7 @@ impl Transport for TcpServer {
             token => {
                 if let Some(connection) = self.live.as_mut().filter(|live| token_of(live.path()) == token) {
                     connection.handle_event(event);
-                    connection.flush();
+                    connection.flush(now);
                     self.reap();
                 } else if let Some(index) = self.held.iter().position(|held| token_of(held.path) == token)
                     && (event.is_read_closed() || event.is_error())
@@ -168,18 +168,18 @@ impl Transport for TcpServer {
         self.live.as_mut().is_some_and(|connection| connection.send_with(len, fill))
     }
 
-    fn send_to(&mut self, path: Path, message: &[u8], _now: Instant) -> bool {
+    fn send_to(&mut self, path: Path, message: &[u8], now: Instant) -> bool {
         // A newcomer is held unread, and nothing is said to it either.
         let live = self.live.as_mut().filter(|live| live.path() == path);
-        let taken = live.is_some_and(|connection| connection.send(message));
+        let taken = live.is_some_and(|connection| connection.send(message, now));
         self.counters.send_errors += u64::from(!taken);
         self.reap();
         taken
     }
 
-    fn flush(&mut self, _now: Instant) {
+    fn flush(&mut self, now: Instant) {
         if let Some(connection) = &mut self.live {
-            connection.flush();
+            connection.flush(now);
             self.reap();
         }
     }
