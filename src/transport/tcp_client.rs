@@ -63,7 +63,7 @@ pub struct TcpClient {
     doubted_until: Option<Instant>,
     /// The attempts of this round, or those at a second connection.
     race: Option<Race<Attempt>>,
-    /// What went wrong with the addresses of this round.
+    /// What went wrong with the addresses of this race.
     failures: Vec<String>,
     backoff: Backoff,
     round_began_at: Instant,
@@ -103,7 +103,7 @@ impl TcpClient {
         let hangs = self.resolver.is_pending() && !self.targets.is_empty();
         match self.resolver.request() {
             Some(answer) => self.handle_answer(answer, now),
-            None if hangs => self.begin_race(now),
+            None if hangs => self.begin_round(now),
             None => self.stage = Stage::Resolving { patience_until: now + RESOLVE_PATIENCE },
         }
     }
@@ -121,7 +121,7 @@ impl TcpClient {
             }
         }
         match self.stage {
-            Stage::Resolving { .. } | Stage::Waiting(_) => self.begin_race(now),
+            Stage::Resolving { .. } | Stage::Waiting(_) => self.begin_round(now),
             Stage::Connecting => {
                 if let Some(race) = &mut self.race {
                     race.add(&self.targets.in_order());
@@ -132,9 +132,14 @@ impl TcpClient {
         }
     }
 
-    fn begin_race(&mut self, now: Instant) {
-        self.race = Some(Race::new(self.targets.in_order(), now));
+    fn begin_round(&mut self, now: Instant) {
         self.stage = Stage::Connecting;
+        self.begin_race(now);
+    }
+
+    fn begin_race(&mut self, now: Instant) {
+        self.failures.clear();
+        self.race = Some(Race::new(self.targets.in_order(), now));
         self.run_race(now);
     }
 
@@ -245,8 +250,7 @@ impl TcpClient {
             self.race = None;
         } else if self.race.is_none() && now.saturating_duration_since(self.round_began_at) >= SECOND_AGAIN {
             self.round_began_at = now;
-            self.race = Some(Race::new(self.targets.in_order(), now));
-            self.run_race(now);
+            self.begin_race(now);
         }
     }
 
@@ -458,7 +462,7 @@ impl Transport for TcpClient {
     fn handle_timeout(&mut self, now: Instant) {
         match &self.stage {
             Stage::Resolving { patience_until } if *patience_until <= now && !self.targets.is_empty() => {
-                self.begin_race(now);
+                self.begin_round(now);
             }
             Stage::Waiting(pause) if pause.until <= now => self.start_round(now),
             Stage::Live(_) if self.doubted_until.take_if(|until| *until <= now).is_some() => {
