@@ -27,6 +27,7 @@ use crate::tunnel::PathInfo;
 use queue::SendQueue;
 
 pub mod client;
+mod limit;
 mod queue;
 pub mod roaming;
 pub mod server;

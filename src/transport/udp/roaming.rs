@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use socket2::Type;
 
+use super::limit::InterfaceLimit;
 use super::sources::Sources;
 use super::{Channel, SendOutcome, TOKEN, Unanswered, each_of_train, path_info};
 use crate::config::{Access, LinkConfig, Role};
@@ -29,16 +30,6 @@ use crate::tunnel::{Path, Rejection};
 
 /// Time without an accepted message after which even an address that has answered before is doubted.
 const DOUBT_AFTER: Duration = Duration::from_secs(10);
-
-/// The interface's MTU is asked for again after this time at the earliest when it refuses a datagram.
-const MTU_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Headers of IP without options and of UDP.
-const HEADERS_LEN_IPV4: usize = 20 + 8;
-const HEADERS_LEN_IPV6: usize = 40 + 8;
-
-/// The MTU of an interface that does not tell.
-const USUAL_MTU: u32 = 1500;
 
 /// Which addresses the socket can send to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +58,7 @@ pub struct Roaming {
     sources: Sources,
     search: Search,
     unanswered: Unanswered,
-    mtu_towards: fn(SocketAddr, Option<u32>, Option<&str>) -> io::Result<u32>,
-    /// The longest message that the tunnel was told of, for which path, and when.
-    told: Option<(Path, usize, Instant)>,
+    limit: InterfaceLimit,
     events: VecDeque<LinkEvent>,
     faults: FaultLog,
     counters: TransportCounters,
@@ -109,8 +98,7 @@ impl Roaming {
                 backoff: Backoff::default(),
             },
             unanswered: Unanswered::default(),
-            mtu_towards: context.surroundings.mtu_towards,
-            told: None,
+            limit: InterfaceLimit::new(context.surroundings.mtu_towards),
             events: VecDeque::new(),
             faults: FaultLog::default(),
             counters: TransportCounters::default(),
@@ -244,22 +232,14 @@ impl Roaming {
     /// Tells the tunnel what the interface takes towards the peer, if that is news.
     fn tell_limit(&mut self, now: Instant) {
         let Some(peer) = self.sources.peer else { return };
-        let (mark, device) = (self.config.fwmark, self.config.bind_device.as_deref());
-        let mtu = (self.mtu_towards)(peer.info.peer, mark, device).unwrap_or(USUAL_MTU);
-        let headers_len = if peer.info.peer.is_ipv4() { HEADERS_LEN_IPV4 } else { HEADERS_LEN_IPV6 };
-        let limit = usize::try_from(mtu).unwrap_or(usize::MAX).saturating_sub(headers_len);
-        let limit = limit.min(peer.info.max_message);
-        let is_known = self.told.is_some_and(|(path, told, _)| (path, told) == (peer.path, limit));
-        self.told = Some((peer.path, limit, now));
         self.channel.forget_refusals();
-        if !is_known {
+        if let Some(limit) = self.limit.ask(&peer, &self.config, now) {
             self.events.push_back(LinkEvent::Limit(peer.path, limit));
         }
     }
 
     fn handle_outcome(&mut self, outcome: SendOutcome, now: Instant) {
-        let is_fresh = |(_, _, at): (Path, usize, Instant)| now.saturating_duration_since(at) < MTU_INTERVAL;
-        if self.channel.refused_length && !self.told.is_some_and(is_fresh) {
+        if self.channel.refused_length && !self.limit.is_fresh(now) {
             self.tell_limit(now);
         }
         match outcome {
