@@ -177,10 +177,15 @@ impl Relay {
         std::mem::take(&mut self.path_changed)
     }
 
-    /// True if a pump has work: the one predicate for "may I read" and "may I sleep". The device is always read; what the
-    /// transport does not take now waits in the backlog.
+    /// True if a pump has work: the one predicate for "may I read" and "may I sleep".
     pub fn is_runnable(&self) -> bool {
-        self.device.is_readable() || self.may_send_backlog() || self.transport.can_receive()
+        self.may_read_device() || self.may_send_backlog() || self.transport.can_receive()
+    }
+
+    /// The device is always read, also while the transport takes nothing: then its packets wait in the backlog. Only while
+    /// that has no room either is there a pause after each batch.
+    fn may_read_device(&self) -> bool {
+        self.device.is_readable() && self.backlog.rests_until().is_none()
     }
 
     /// True if what waits has somewhere to go: to the transport, or without a peer to nowhere.
@@ -191,7 +196,8 @@ impl Relay {
     /// The earliest deadline of transport and tunnel.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let state = self.state.poll_timeout();
-        [self.transport.poll_timeout(), self.tunnel.poll_timeout(), state].into_iter().flatten().min()
+        let rest = self.backlog.rests_until().filter(|_| self.device.is_readable());
+        [self.transport.poll_timeout(), self.tunnel.poll_timeout(), state, rest].into_iter().flatten().min()
     }
 
     /// Lets time pass for those whose deadline has come.
@@ -205,6 +211,7 @@ impl Relay {
             self.tunnel.handle_timeout(now);
         }
         self.state.handle_timeout(now);
+        self.backlog.handle_timeout(now);
     }
 
     /// One turn of both pumps, and of what they have caused.
@@ -247,7 +254,8 @@ impl Relay {
 
     /// Device to network: first what has waited, then what the device has. Once the backlog is empty, packets pass it by.
     fn outbound(&mut self, now: Instant) -> io::Result<()> {
-        if !self.device.is_readable() && !self.may_send_backlog() {
+        let may_read = self.may_read_device();
+        if !may_read && !self.may_send_backlog() {
             return Ok(());
         }
         let Self { device, transport, tunnel, counters, wire_log, backlog, guard, fit, .. } = self;
@@ -260,7 +268,8 @@ impl Relay {
         {
             bytes += len;
         }
-        let result = device.read_each(DEVICE_BUDGET, &mut |received| {
+        let budget = if may_read { DEVICE_BUDGET } else { 0 };
+        let result = device.read_each(budget, &mut |received| {
             if guard.as_ref().is_some_and(|guard| guard.stops(received.packet())) {
                 sender.drop_one(Drop::RoutingLoop);
                 return Flow::Continue;
@@ -273,6 +282,7 @@ impl Relay {
             if bytes < DEVICE_BUDGET_BYTES { Flow::Continue } else { Flow::Stop }
         });
         sender.flush();
+        backlog.rest_if_full(sender.takes_packets(), now);
         backlog.count(counters);
         let mut output = Output { device, counters, wire_log, clamp, result };
         fit.answers.take().iter().for_each(|answer| output.answer(answer));

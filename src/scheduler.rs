@@ -109,6 +109,11 @@ impl Scheduler {
         self.waiting == 0
     }
 
+    /// True if there is hardly room: what comes now is dropped, or makes something else be.
+    pub fn is_full(&self) -> bool {
+        self.bytes > MAX_BYTES / 4 * 3 || self.waiting > MAX_WAITING / 4 * 3
+    }
+
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
         self.bytes

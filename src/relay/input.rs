@@ -1,7 +1,7 @@
 //! The network's side of the outbound pump: what becomes of a packet from the device, and where it waits while the
 //! network is full.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::fit::Clamp;
 use super::output::WireLog;
@@ -23,6 +23,10 @@ const BATCH_BYTES: usize = 64 * 1024;
 /// full network gains nothing by large batches.
 const SMALL_BATCH_BYTES: usize = 16 * 1024;
 
+/// While there is no room for what waits, the device is read a batch at a time with this pause: so every flow has its
+/// chance, and a flood that nobody takes does not keep the loop busy.
+const REST: Duration = Duration::from_millis(2);
+
 /// Packets that wait while the network is full.
 #[derive(Debug)]
 pub(super) struct Backlog {
@@ -30,11 +34,35 @@ pub(super) struct Backlog {
     hash: FlowHash,
     form: Form,
     counted: Dropped,
+    rests_until: Option<Instant>,
 }
 
 impl Backlog {
     pub(super) fn new(form: Form) -> Self {
-        Self { scheduler: Scheduler::default(), hash: FlowHash::default(), form, counted: Dropped::default() }
+        Self {
+            scheduler: Scheduler::default(),
+            hash: FlowHash::default(),
+            form,
+            counted: Dropped::default(),
+            rests_until: None,
+        }
+    }
+
+    /// When the device may be read again, if not now.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.rests_until
+    }
+
+    /// Ends a pause that is over.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.rests_until.take_if(|until| *until <= now);
+    }
+
+    /// Begins a pause if there is no room, and no way out.
+    pub(super) fn rest_if_full(&mut self, takes_packets: bool, now: Instant) {
+        if self.scheduler.is_full() && !takes_packets {
+            self.rests_until = Some(now + REST);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
