@@ -34,8 +34,8 @@ SO_NO_CHECK = 11
 # Numbered datagrams: the distance between two in seconds, and how many make a word.
 BEAT = 0.005
 WORD = 100
-# What an IPv6 packet of 1420 bytes carries, the MTU of a secure link over UDP and IPv6.
-LARGEST = 1372
+# What an IPv6 packet of 1406 bytes carries, the MTU of a tap device of a secure link over UDP and IPv6.
+LARGEST = 1358
 # A stream that is returned: what one call sends, with a pause behind it, and how long it may stand still, in seconds.
 PACED = 1 << 16
 PAUSE = 0.004
