@@ -100,7 +100,7 @@ const DROPS: [(Drop, &str); 22] = [
 /// The counters of one daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Read from the device.
+    /// Read from the device, but for what was dropped while it waited for a full network or because it went round.
     pub device_rx: Traffic,
     /// Written to the device.
     pub device_tx: Traffic,

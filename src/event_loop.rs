@@ -2,7 +2,7 @@
 //!
 //! mio is edge-triggered: a ready flag, kept by whoever owns the descriptor, is cleared only by a call that would
 //! block. While a pump is runnable the loop does not sleep; otherwise it sleeps until the earliest deadline that
-//! relay and tunnel report, and for ever if there is none. There is no periodic tick.
+//! the relay and the watch on the network report, and for ever if there is none. There is no periodic tick.
 
 use std::io;
 use std::net::SocketAddr;

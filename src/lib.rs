@@ -1,13 +1,15 @@
 //! A point-to-point tunnel: a tun or tap device joined to one peer over TCP or UDP.
 //!
-//! A packet crosses three boxes, each entered once, none of which calls back: [`device`] (the tun or tap
-//! descriptor, with [`offload`] to cut and join super-packets), [`tunnel`] (the peer's state machine, pure) and [`transport`] (sockets and framing). [`relay`] moves
-//! packets between them in both directions, past the [`scheduler`] where they wait for a full network; [`event_loop`] waits for readiness, deadlines and signals, and [`daemon`]
-//! builds all of it from a [`config`]. [`cli`] and [`logging`] serve the binary; [`counters`] and [`fault`] are what
-//! everybody counts and sorts errors with; [`memory`] keeps keys out of core files; [`sys`] holds the
-//! system calls that no crate offers; [`tools`] are the subcommands.
+//! A packet crosses three boxes, each entered once, none of which calls back: [`device`] (the tun or tap descriptor,
+//! with [`offload`] to cut and join super-packets), [`tunnel`] (the peer's state machine, pure) and [`transport`]
+//! (sockets and framing). [`relay`] moves packets between them in both directions, past the [`scheduler`] where they
+//! wait for a full network; [`event_loop`] waits for readiness, deadlines and signals, and [`daemon`] builds all of
+//! it from a [`config`]. [`cli`] and [`logging`] serve the binary; [`counters`] and [`fault`] are what everybody
+//! counts and sorts errors with; [`memory`] keeps keys out of core files; [`sys`] holds the system calls that no
+//! crate offers; [`tools`] are the subcommands.
 //!
-//! [`hint`] is what the daemon remembers across restarts; [`link_state`] what it knows about its peer, for all who report it.
+//! [`hint`] is what the daemon remembers across restarts; [`link_state`] what it knows about its peer, for all who report
+//! it; `bucket` limits how often something happens; [`holder`] finds who has what is wanted.
 //!
 //! `docs/ARCHITECTURE.md` in the repository says why it is built so.
 

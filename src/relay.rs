@@ -1,8 +1,9 @@
 //! The two pumps: packets from the device to the peer and back, and the decisions of the tunnel carried out.
 //!
 //! It joins device, tunnel and transport and is the only place that sees all three. It has no descriptor of its own
-//! and reads no clock. Every packet that ends here is counted by its cause. What the link's state does to the device's
-//! carrier stands in `carrier`, and what keeps the link from carrying itself in [`loop_guard`].
+//! and reads no clock. Every packet that ends here is counted by its cause. `input` and `output` are the two
+//! pumps, `fit` and `too_long` what becomes of packets that the link cannot carry. What the link's state does to the
+//! device's carrier stands in `carrier`, and what keeps the link from carrying itself in [`loop_guard`].
 
 use std::fmt::Display;
 use std::io;
@@ -193,7 +194,7 @@ impl Relay {
         !self.backlog.is_empty() && (!self.tunnel.has_path() || self.transport.can_send())
     }
 
-    /// The earliest deadline of transport and tunnel.
+    /// The earliest deadline of transport, tunnel, link state and backlog.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let state = self.state.poll_timeout();
         let rest = self.backlog.rests_until().filter(|_| self.device.is_readable());

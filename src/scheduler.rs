@@ -114,12 +114,7 @@ impl Scheduler {
         self.bytes > MAX_BYTES / 4 * 3 || self.waiting > MAX_WAITING / 4 * 3
     }
 
-    /// Bytes that wait.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The most that have ever waited.
+    /// The most bytes that have ever waited.
     pub fn most_bytes(&self) -> usize {
         self.most_bytes
     }
@@ -187,16 +182,6 @@ impl Scheduler {
                 }
             }
         }
-    }
-
-    /// Forgets everything that waits, and returns how many packets that were.
-    pub fn clear(&mut self) -> u64 {
-        let packets = |flow: &Flow| flow.waiting.iter().map(|waiting| u64::from(waiting.left())).sum::<u64>();
-        let count = if self.is_empty() { 0 } else { self.flows.iter().map(packets).sum() };
-        if count > 0 {
-            *self = Self { most_bytes: self.most_bytes, dropped: self.dropped, ..Self::default() };
-        }
-        count
     }
 
     /// The fattest flow loses its oldest packets: half of them, or a batch.
