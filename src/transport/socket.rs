@@ -123,12 +123,15 @@ fn set_buffers(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> {
     {
         socket.set_recv_buffer_size(size)?;
     }
-    if let Some(size) = config.send_buffer
-        && setsockopt(&**socket, sockopt::SndBufForce, &size).is_err()
-    {
-        socket.set_send_buffer_size(size)?;
-    }
-    Ok(())
+    config.send_buffer.map_or(Ok(()), |size| set_send_buffer(socket, size))
+}
+
+/// Sets the size of the send buffer, beyond the system's limit where that is allowed.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_send_buffer(socket: &SockRef<'_>, size: usize) -> io::Result<()> {
+    setsockopt(&**socket, sockopt::SndBufForce, &size).or_else(|_| socket.set_send_buffer_size(size))
 }
 
 /// The options of a datagram socket: a large buffer for what comes, a small one for what leaves, and the DF bit on a secure

@@ -15,7 +15,7 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Socket, Type};
+use socket2::{SockRef, Socket, Type};
 
 use super::connection::canonical;
 use super::{FIRST_TOKEN, TransportCounters};
@@ -47,6 +47,10 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const LATE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long the send buffer is larger after the peer has moved while it was full, which is longer than the kernel keeps
+/// datagrams for a neighbour that is not found.
+const EXTENDED_FOR: Duration = Duration::from_secs(5);
+
 /// What became of sending that the owner has to know; the graver the later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum SendOutcome {
@@ -75,6 +79,9 @@ struct Channel {
     train_limit: usize,
     /// The interface has refused a datagram for its length since this was looked at.
     refused_length: bool,
+    /// The size of the send buffer, and until when it is twice that.
+    send_buffer: usize,
+    extended_until: Option<Instant>,
     incoming: Box<ReceiveBatch>,
     received: usize,
     next: usize,
@@ -102,7 +109,6 @@ impl Channel {
         let trains = setsockopt(&socket, sockopt::UdpGroSegment, &true).is_ok();
         registry.register(&mut SourceFd(&socket.as_raw_fd()), TOKEN, Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self {
-            socket,
             registry,
             readable: true,
             writable: true,
@@ -111,6 +117,10 @@ impl Channel {
             from: None,
             train_limit: if trains { usize::MAX } else { 0 },
             refused_length: false,
+            // The kernel says twice what it was told (socket(7)).
+            send_buffer: socket.send_buffer_size()? / 2,
+            extended_until: None,
+            socket,
             incoming: Box::default(),
             received: 0,
             next: 0,
@@ -125,6 +135,35 @@ impl Channel {
     /// True if whatever one read from the device becomes can be taken: the socket was not full when last asked.
     fn can_send(&self) -> bool {
         self.writable
+    }
+
+    /// Sends to another place from now on, from this address or from the one that the route prefers.
+    fn turn_to(&mut self, to: SocketAddr, from: Option<IpAddr>, now: Instant) {
+        if self.to.replace(to).is_some_and(|old| old != to) && !self.writable {
+            self.extend(now);
+        }
+        self.from = from;
+    }
+
+    /// Makes room beside what fills the socket: datagrams for a place that is gone wait in the kernel until it has given
+    /// up looking for a neighbour there (3 s, `mcast_solicit` and `retrans_time_ms` of arp(7)), and are not to hold up those
+    /// for other places.
+    fn extend(&mut self, now: Instant) {
+        if self.extended_until.is_none() && self.set_send_buffer(2 * self.send_buffer).is_ok() {
+            self.extended_until = Some(now + EXTENDED_FOR);
+            self.writable = true;
+        }
+    }
+
+    fn end_extension(&mut self, now: Instant) {
+        if self.extended_until.take_if(|until| *until <= now).is_some() {
+            // At worst the buffer stays larger than it need be.
+            let _ = self.set_send_buffer(self.send_buffer);
+        }
+    }
+
+    fn set_send_buffer(&self, size: usize) -> io::Result<()> {
+        super::socket::set_send_buffer(&SockRef::from(&self.socket), size)
     }
 
     /// The local address and port.
@@ -159,6 +198,7 @@ impl Channel {
     /// Sends what has been collected; what the socket does not take stays.
     fn flush(&mut self, now: Instant, faults: &mut FaultLog, counters: &mut TransportCounters) -> SendOutcome {
         let mut outcome = SendOutcome::Idle;
+        self.end_extension(now);
         while self.writable
             && let Some(train) = self.outgoing.front()
         {
@@ -205,7 +245,12 @@ impl Channel {
         faults: &mut FaultLog,
         counters: &mut TransportCounters,
     ) -> (bool, SendOutcome) {
-        match sys::send(self.socket.as_fd(), departure) {
+        let mut result = sys::send(self.socket.as_fd(), departure);
+        if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            self.extend(now);
+            result = sys::send(self.socket.as_fd(), departure);
+        }
+        match result {
             Ok(()) => (true, SendOutcome::Sent),
             Err(error) => {
                 // It does not wait for a full socket as those for the peer do.

@@ -16,7 +16,7 @@ use mio::event::Event;
 use socket2::Type;
 
 use super::limit::InterfaceLimit;
-use super::sources::Sources;
+use super::sources::{Place, Sources};
 use super::{Channel, SendOutcome, TOKEN, Unanswered, each_of_train, path_info};
 use crate::config::{Access, LinkConfig, Role};
 use crate::fault::FaultLog;
@@ -261,11 +261,11 @@ impl Roaming {
         }
     }
 
-    /// True if messages could leave from another address than they do: answers to the one that was learned may get lost
-    /// although it is there, because its interface or its network is gone. An end that was sought out keeps the address
-    /// that the peer knows.
-    fn may_leave_elsewhere(&self) -> bool {
-        self.search.resolver.is_some() && self.channel.from.is_some()
+    /// The address that messages to the peer leave from, or none for the one that the route prefers. An end that was sought
+    /// out keeps the address that the peer knows. One that seeks is found wherever it speaks from, and what it last received
+    /// may have come to an address whose interface is gone by now.
+    fn source_towards(&self, peer: &Place) -> Option<IpAddr> {
+        if self.search.resolver.is_some() { None } else { peer.source_for_answers() }
     }
 
     fn follows_name(&self) -> bool {
@@ -275,7 +275,7 @@ impl Roaming {
     /// When the target and the way to it are to be doubted, if that can change anything.
     fn check_at(&self) -> Option<Instant> {
         let has_choice = self.sources.target.is_some() && self.has_choice();
-        let is_of_use = self.follows_name() || has_choice || self.may_leave_elsewhere();
+        let is_of_use = self.follows_name() || has_choice;
         self.unanswered.check_at.filter(|_| is_of_use)
     }
 }
@@ -313,7 +313,8 @@ impl Transport for Roaming {
         self.flush(now);
         if let Some(peer) = self.sources.adopt(path) {
             self.counters.paths += 1;
-            (self.channel.to, self.channel.from) = (Some(peer.address), peer.source_for_answers());
+            let from = self.source_towards(&peer);
+            self.channel.turn_to(peer.address, from, now);
             self.tell_limit(now);
         }
     }
@@ -352,8 +353,7 @@ impl Transport for Roaming {
     }
 
     fn network_changed(&mut self, now: Instant) {
-        // An end that connects has left the choice of its address to the route from the beginning.
-        if self.config.role.is_client() || self.channel.has_lost_source(&self.config) {
+        if self.channel.has_lost_source(&self.config) {
             self.forget_way();
         }
         let waits = self.search.announce_again.take().is_some();
@@ -459,7 +459,7 @@ impl Transport for Roaming {
         self.search.backoff.reset();
         self.unanswered.handle_received();
         if let Some(peer) = self.sources.learn_way(accepted) {
-            self.channel.from = peer.source_for_answers();
+            self.channel.from = self.source_towards(&peer);
         }
     }
 
@@ -474,9 +474,6 @@ impl Transport for Roaming {
     fn handle_timeout(&mut self, now: Instant) {
         let is_doubted = self.check_at().is_some() && self.unanswered.handle_timeout(now);
         if is_doubted {
-            if self.may_leave_elsewhere() {
-                self.forget_way();
-            }
             self.try_next(now);
         }
         let is_due = self.search.announce_again.take_if(|pause| pause.until <= now).is_some();
@@ -500,6 +497,7 @@ mod tests {
 
     use crate::cli::Cli;
     use crate::config::{Config, KeyFiles};
+    use crate::sys::Arrival;
     use crate::transport::admission::Surroundings;
     use crate::transport::{Mode, before_authentication};
 
@@ -593,30 +591,22 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_ours_whose_answers_do_not_come_is_left_to_the_route_after_a_second() {
-        let (mut client, _poll, known, start) = client();
-        client.search.known.truncate(1);
+    fn who_seeks_the_peer_leaves_its_own_address_to_the_route_and_who_was_sought_out_keeps_it() {
+        let (mut client, _poll, known, now) = client();
         assert_eq!(drain(&mut client).0, [known[0]]);
-        let way = Some(IpAddr::from([127, 0, 0, 1]));
+        let way = IpAddr::from([127, 0, 0, 1]);
         let learn = |client: &mut Roaming| {
-            client.sources.peer.as_mut().expect("the target is the peer").local = way;
-            client.channel.from = way;
+            let source = client.sources.peer.expect("the target is the peer").address;
+            let arrival = Arrival { source, local: Some(way), interface: 1, segment: None };
+            client.sources.peer.as_mut().expect("the target is the peer").local = None;
+            client.sources.begin_call();
+            client.sources.find_source(&arrival).expect("the peer");
+            client.finish_receive(1, now);
+            client.channel.from
         };
-        learn(&mut client);
-        send(&mut client, start);
-        client.finish_receive(1, start);
-        assert_eq!(client.poll_timeout(), None, "it is answered");
-        send(&mut client, start);
-        client.handle_timeout(start + SECOND / 2);
-        assert_eq!(client.channel.from, way);
-        client.handle_timeout(start + SECOND);
-        assert_eq!((client.channel.from, client.sources.peer.and_then(|peer| peer.local)), (None, None));
-        assert_eq!(drain(&mut client), (vec![], vec![]), "the target stays");
-
+        assert_eq!(learn(&mut client), None, "the address that it was answered at may be gone any time");
         client.search.resolver = None;
-        learn(&mut client);
-        client.handle_timeout(start + 10 * SECOND);
-        assert_eq!(client.channel.from, way, "who was sought out keeps the address that the peer knows");
+        assert_eq!(learn(&mut client), Some(way), "the peer knows no other");
     }
 
     #[test]

@@ -90,12 +90,12 @@ impl UdpServer {
             unanswered: Unanswered::default(),
             events: VecDeque::new(),
         };
-        server.expect_remote();
+        server.expect_remote(now);
         Ok(server)
     }
 
     /// Makes the host of `--remote` the peer before it has spoken, or follows its name to another address.
-    fn expect_remote(&mut self) {
+    fn expect_remote(&mut self, now: Instant) {
         let known = self.door.admission.remote();
         let current = self.door.peer.map(|peer| canonical(peer.address).ip());
         if current.is_some_and(|ip| known.iter().any(|remote| canonical(*remote).ip() == ip)) {
@@ -110,7 +110,7 @@ impl UdpServer {
         let path = self.door.new_path();
         let address = self.socket_form(remote);
         let info = path_info(remote);
-        self.set_peer(Peer { path, info, address, local: None, interface: 0 });
+        self.set_peer(Peer { path, info, address, local: None, interface: 0 }, now);
         self.events.push_back(LinkEvent::Up(path, info));
     }
 
@@ -122,10 +122,9 @@ impl UdpServer {
         }
     }
 
-    fn set_peer(&mut self, peer: Peer) {
+    fn set_peer(&mut self, peer: Peer, now: Instant) {
         self.door.counters.paths += 1;
-        self.channel.to = Some(peer.address);
-        self.channel.from = peer.source_for_answers();
+        self.channel.turn_to(peer.address, peer.source_for_answers(), now);
         self.door.peer = Some(peer);
         self.unanswered = Unanswered::default();
     }
@@ -199,7 +198,7 @@ impl Transport for UdpServer {
         match event.token() {
             RESOLVER_TOKEN => {
                 self.door.admission.handle_answer(now);
-                self.expect_remote();
+                self.expect_remote(now);
             }
             TOKEN => {
                 self.channel.handle_event(event);
@@ -212,7 +211,7 @@ impl Transport for UdpServer {
     fn adopt(&mut self, path: Path, now: Instant) {
         if let Some(newcomer) = self.door.newcomer.take_if(|newcomer| newcomer.path == path) {
             self.flush(now);
-            self.set_peer(newcomer);
+            self.set_peer(newcomer, now);
         }
     }
 
@@ -234,7 +233,7 @@ impl Transport for UdpServer {
         }
         self.channel.outgoing.clear();
         self.door.admission.refresh_remote(now);
-        self.expect_remote();
+        self.expect_remote(now);
     }
 
     fn network_changed(&mut self, now: Instant) {
@@ -242,7 +241,7 @@ impl Transport for UdpServer {
             self.channel.from = None;
         }
         self.door.admission.refresh_remote(now);
-        self.expect_remote();
+        self.expect_remote(now);
     }
 
     fn peer_address(&self) -> Option<SocketAddr> {
@@ -334,7 +333,7 @@ impl Transport for UdpServer {
     fn handle_timeout(&mut self, now: Instant) {
         if self.door.admission.follows_name() && self.unanswered.handle_timeout(now) {
             self.door.admission.refresh_remote(now);
-            self.expect_remote();
+            self.expect_remote(now);
         }
         self.door.admission.handle_timeout(now);
     }
