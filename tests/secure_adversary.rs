@@ -20,6 +20,10 @@ const SEEDS: &str = "SIMPLETUN_ADVERSARY_SEEDS";
 
 const USUAL: u64 = 10_000;
 
+/// Lives of a year, in days: over datagrams and over connections, with secrets and with keys.
+const LIVES: u64 = 4;
+const YEAR: u64 = 365;
+
 /// Failures after which no more are looked for.
 const ENOUGH: usize = 5;
 
@@ -30,7 +34,7 @@ fn variable(name: &str) -> Option<u64> {
 #[test]
 fn no_adversary_alters_repeats_or_silences_a_link_for_longer_than_it_stays() {
     if let Some(seed) = variable(SEED) {
-        return run(Script::new(None, seed), seed, Talk::Aloud);
+        return run(Script::new(None, seed), seed, Talk::Aloud, 1);
     }
     let (next, seeds) = (AtomicU64::new(0), variable(SEEDS).unwrap_or(USUAL));
     let failed = Mutex::new(Vec::new());
@@ -40,7 +44,7 @@ fn no_adversary_alters_repeats_or_silences_a_link_for_longer_than_it_stays() {
             if seed >= seeds {
                 return;
             }
-            if catch_unwind(|| run(Script::new(None, seed), seed, Talk::Silent)).is_err() {
+            if catch_unwind(|| run(Script::new(None, seed), seed, Talk::Silent, 1)).is_err() {
                 failed.lock().expect("nobody panics with it").push(seed);
             }
         }
@@ -52,6 +56,15 @@ fn no_adversary_alters_repeats_or_silences_a_link_for_longer_than_it_stays() {
     });
     let failed = failed.into_inner().expect("nobody panics with it");
     assert!(failed.is_empty(), "seeds that fail: {failed:?}; {SEED}=<seed> repeats one");
+}
+
+/// A link that is attacked, left alone and put to sleep each day works at the end of a year as it did at the beginning.
+#[test]
+fn a_year_of_bad_days_wears_nothing_out() {
+    match variable(SEED) {
+        Some(seed) => run(Script::new(None, seed), seed, Talk::Aloud, YEAR),
+        None => (0..LIVES).for_each(|seed| run(Script::new(None, seed), seed, Talk::Silent, YEAR)),
+    }
 }
 
 /// As a fuzzer would: the choices are bytes, and end where they end.

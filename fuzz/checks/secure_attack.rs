@@ -27,10 +27,10 @@ pub fn setup(script: &mut Script<'_>, reliable: bool) -> Setup {
         messages: [24, 60, 1 << 28, 1 << 28][script.below(4) as usize],
         ..Limits::rekeying_after(rekey_after * SECOND)
     };
-    // On a connection a lost INIT is repeated after five seconds only.
-    let rest = if reliable { 8 * SECOND } else { SECOND };
-    let limits =
-        if script.once_in(3) { Limits { ends_after: limits.peer_rekey_after + rest, ..limits } } else { limits };
+    // On a connection a lost INIT is repeated after five seconds only, and so is on any link one that has given way to the
+    // peer's whose answer came too late.
+    let ends_after = limits.peer_rekey_after + 8 * SECOND;
+    let limits = if script.once_in(3) { Limits { ends_after, ..limits } } else { limits };
     let settings = [Side::Connect, Side::Listen].map(|side| {
         let knows = side == Side::Connect || server_knows;
         // What is pinned was configured, and what was configured is never given up.

@@ -346,6 +346,12 @@ impl<'s> World<'s> {
         }
     }
 
+    /// Both machines sleep until this day of the run begins: nothing that is due before is done in time.
+    pub fn sleep_until_day(&mut self, day: u64) {
+        self.say(|| format!("asleep until day {day}"));
+        self.now = self.now.max(self.begun + Duration::from_secs(day * 86_400));
+    }
+
     fn next_at(&self) -> Option<Instant> {
         let flights = self.flights.iter().map(|flight| flight.at);
         let awake = |end: &End, at: Instant| at.max(end.asleep_until);
