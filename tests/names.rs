@@ -23,6 +23,7 @@ over_all! {
     hosts_whose_ipv6_is_switched_off_use_ipv4
     ends_that_cannot_open_ipv6_sockets_use_ipv4
     a_resolver_that_hangs_does_not_hold_back_a_link
+    a_name_that_comes_to_mean_another_address_is_followed
 }
 
 /// A server and a client that knows it by name.
@@ -88,6 +89,22 @@ fn five_dead_addresses_in_front_of_one_that_works_cost_little(kind: Kind) {
     let _server = named.start_server("");
     let _client = named.start_client();
     named.flows_within(Duration::from_secs(4));
+}
+
+/// A provider gives the server another address, and its name follows: so does the client, who is told by nothing but
+/// refusals (plain datagrams) and silence.
+fn a_name_that_comes_to_mean_another_address_is_followed(kind: Kind) {
+    let named = Named::new(kind);
+    named.lab.remote.run(&format!("ip addr add {} dev eth0", with_prefix("10.86.43.53")));
+    named.hosts.set("10.86.43.52 server.example\n");
+    let mut old = named.start_server("--bind 10.86.43.52");
+    let client = named.start_client();
+    named.flows_within(DEADLINE);
+    old.kill();
+    named.hosts.set("10.86.43.53 server.example\n");
+    let _new = named.start_server("--bind 10.86.43.53");
+    named.flows_within(DEADLINE * 2);
+    wait_until(DEADLINE, "the client says where the peer is", || client.text().contains("peer=10.86.43.53:55555"));
 }
 
 /// Another host has the first address and takes every connection: a secure link gives it its time and goes on to the next.
