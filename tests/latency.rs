@@ -99,7 +99,9 @@ fn a_ping_stays_quick_beside_four_bulk_transfers(wire: Wire) {
 /// a ping is answered.
 fn a_flow_that_does_not_yield_leaves_the_others_their_share(wire: Wire) {
     let slow = Slow::new(wire);
-    let flood = slow.lab.local.start(&format!("ping -n -q -s 1000 -i 0.0002 {FAR}"));
+    let _other = slow.lab.remote.start("iperf3 -s -p 5202");
+    slow.lab.remote.wait_for_listener(5202);
+    let flood = slow.lab.local.start(&format!("iperf3 -c {FAR} -p 5202 -u -b {}M -l 1000 -t 60", 5 * RATE));
     let (times, sent) = slow.ping_beside(|| {
         let rate = slow.transfer("-C cubic");
         assert!(rate > 0.2 * f64::from(RATE), "the transfer gets {rate} of {RATE} Mbit/s");
