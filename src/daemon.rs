@@ -13,6 +13,7 @@ use crate::device::netchange::{AddressSpec, NetChange, NetConfig, NetError};
 use crate::device::netlink::Netlink;
 use crate::event_loop::{EventLoop, Outcome, WhenPeerLeaves};
 use crate::relay::{Relay, WIRE_LOG};
+use crate::supervisor::Reload;
 use crate::transport::admission::Surroundings;
 use crate::tunnel::message::CloseReason;
 use upkeep::Upkeep;
@@ -69,10 +70,14 @@ fn serve(
     advise(relay.device_mut(), &config.link);
     let mut upkeep = Upkeep::default();
     let mut follower = mtu::Follower::default();
+    let now = event_loop.now();
+    event_loop.supervisor_mut().ready(relay.standing(), now);
     loop {
         let when_peer_leaves = if config.once { WhenPeerLeaves::Return } else { WhenPeerLeaves::GoOn };
         match event_loop.run(&mut relay, when_peer_leaves).map_err(|error| device_ended(&name, error))? {
             Outcome::Terminated => {
+                let now = event_loop.now();
+                event_loop.supervisor_mut().stopping(now);
                 relay.close_link(CloseReason::Stops, event_loop.now());
                 relay.set_carrier_following(false);
                 info!("ending as asked by a signal");
@@ -83,12 +88,18 @@ fn serve(
                 event_loop.look_again(again);
             }
             Outcome::PeerLeft => {
+                let now = event_loop.now();
+                event_loop.supervisor_mut().stopping(now);
                 relay.set_carrier_following(false);
                 info!("ending because the peer has left");
                 return Ok(());
             }
             Outcome::ReloadRequested => {
-                relay = reload(&event_loop, relay, config, network, reread)?;
+                let now = event_loop.now();
+                event_loop.supervisor_mut().reloading(now);
+                let (reloaded, how) = reload(&event_loop, relay, config, network, reread)?;
+                relay = reloaded;
+                event_loop.supervisor_mut().reloaded(how, relay.standing(), now);
                 follower.follow(&mut relay, config, network);
             }
             Outcome::PathMtuChanged => follower.follow(&mut relay, config, network),
@@ -104,12 +115,12 @@ fn reload(
     config: &mut Config,
     network: &mut NetConfig,
     reread: &dyn Fn() -> Result<Config, ConfigError>,
-) -> Result<Relay> {
+) -> Result<(Relay, Reload)> {
     let new = match reread() {
         Ok(new) => new,
         Err(mistake) => {
             error!("{mistake}; going on with the configuration that is in force");
-            return Ok(relay);
+            return Ok((relay, Reload::Refused));
         }
     };
     if new.device != config.device {
@@ -131,21 +142,22 @@ fn reload(
     info!("configuration read again, reconnecting");
     if config.link == old_link {
         relay.transport_mut().reconnect(event_loop.now());
-        return Ok(relay);
+        return Ok((relay, Reload::Applied));
     }
     // The old transport has to be gone before a new one can listen on the same port.
     relay.close_link(CloseReason::BeginsAnew, event_loop.now());
     let (device, past) = relay.into_parts();
-    let mut relay = match link::open(device, &config.link, config.debug, event_loop) {
-        Ok(relay) => relay,
+    let (mut relay, how) = match link::open(device, &config.link, config.debug, event_loop) {
+        Ok(relay) => (relay, Reload::Applied),
         Err((device, failure)) => {
             error!("{failure}; going on with the link that was in force");
             config.link = old_link;
-            link::open(device, &config.link, config.debug, event_loop).map_err(|(_, error)| error)?
+            let relay = link::open(device, &config.link, config.debug, event_loop).map_err(|(_, error)| error)?;
+            (relay, Reload::Refused)
         }
     };
     relay.continue_from(past, event_loop.now());
-    Ok(relay)
+    Ok((relay, how))
 }
 
 fn configure(network: &mut NetConfig, device: &Device, config: &Config) -> Result<()> {

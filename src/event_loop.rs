@@ -2,7 +2,8 @@
 //!
 //! mio is edge-triggered: a ready flag, kept by whoever owns the descriptor, is cleared only by a call that would
 //! block. While a pump is runnable the loop does not sleep; otherwise it sleeps until the earliest deadline that
-//! the relay and the watch on the network report, and for ever if there is none. There is no periodic tick.
+//! the relay, the watch on the network and the service manager's watchdog set, and for ever if there is none. There is no
+//! periodic tick.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use signal_hook_mio::v1_0::Signals;
 use crate::device::Device;
 use crate::device::netwatch::NetWatch;
 use crate::relay::Relay;
+use crate::supervisor::Supervisor;
 use crate::transport::admission::Surroundings;
 use crate::transport::{Context, Mode, RESOLVER_TOKEN};
 
@@ -65,6 +67,7 @@ pub struct EventLoop {
     events: Events,
     signals: Signals,
     network: NetWatch,
+    supervisor: Supervisor,
     waker: Arc<Waker>,
     /// The same moment on two clocks: an `Instant` by itself does not go on while the machine sleeps.
     started_at: Instant,
@@ -102,7 +105,8 @@ impl EventLoop {
         let waker = Arc::new(Waker::new(registry, RESOLVER_TOKEN)?);
         let events = Events::with_capacity(EVENT_CAPACITY);
         let (started_at, boot_time) = (started_at(), boot_time());
-        Ok(Self { poll, events, signals, network, waker, started_at, boot_time })
+        let supervisor = Supervisor::from_environment(started_at);
+        Ok(Self { poll, events, signals, network, supervisor, waker, started_at, boot_time })
     }
 
     /// What a transport needs to be opened in this loop.
@@ -126,6 +130,11 @@ impl EventLoop {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
 
+    /// The line to the service manager. While the loop runs it is told by itself how the link is, and that the loop turns.
+    pub fn supervisor_mut(&mut self) -> &mut Supervisor {
+        &mut self.supervisor
+    }
+
     /// Has the device looked at again at this time, if there is one.
     pub fn look_again(&mut self, at: Option<Instant>) {
         self.network.look_again(at);
@@ -145,6 +154,7 @@ impl EventLoop {
             }
             relay.handle_timeout(now);
             relay.run(now)?;
+            self.supervisor.follow(relay.standing(), now);
             if when_peer_leaves == WhenPeerLeaves::Return && relay.has_lost_peer() {
                 return Ok(Outcome::PeerLeft);
             }
@@ -154,7 +164,8 @@ impl EventLoop {
             let sleep = if relay.is_runnable() {
                 Some(Duration::ZERO)
             } else {
-                let deadline = [relay.poll_timeout(), self.network.poll_timeout()].into_iter().flatten().min();
+                let others = [self.network.poll_timeout(), self.supervisor.poll_timeout()];
+                let deadline = others.into_iter().chain([relay.poll_timeout()]).flatten().min();
                 deadline.map(|deadline| deadline.saturating_duration_since(now))
             };
             match self.poll.poll(&mut self.events, sleep) {

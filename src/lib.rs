@@ -9,7 +9,8 @@
 //! crate offers; [`tools`] are the subcommands.
 //!
 //! [`hint`] is what the daemon remembers across restarts; [`link_state`] what it knows about its peer, for all who report
-//! it; `bucket` limits how often something happens; [`holder`] finds who has what is wanted.
+//! it; [`supervisor`] tells the service manager;
+//! `bucket` limits how often something happens; [`holder`] finds who has what is wanted.
 //!
 //! `docs/ARCHITECTURE.md` in the repository says why it is built so.
 
@@ -40,6 +41,7 @@ pub mod memory;
 pub mod offload;
 pub mod relay;
 pub mod scheduler;
+pub mod supervisor;
 pub mod sys;
 pub mod tools;
 pub mod transport;

@@ -5,7 +5,7 @@
 //! pumps, `fit` and `too_long` what becomes of packets that the link cannot carry. What the link's state does to the
 //! device's carrier stands in `carrier`, and what keeps the link from carrying itself in [`loop_guard`].
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -52,6 +52,22 @@ pub struct Past {
     counters: Counters,
     state: LinkState,
     carrier: Carrier,
+}
+
+/// How the link is, for those who report it: `up, peer 203.0.113.7:55555`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The link's state.
+    pub state: State,
+    /// Where packets go, while they go anywhere.
+    pub peer: Option<SocketAddr>,
+}
+
+impl Display for Standing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.state.fmt(formatter)?;
+        self.peer.map_or(Ok(()), |peer| write!(formatter, ", peer {peer}"))
+    }
 }
 
 /// Device, tunnel and transport of one daemon.
@@ -160,6 +176,12 @@ impl Relay {
             "state={state} state-seconds={lasting} {}",
             Statistics(&self.counters, self.transport.counters(), self.backlog.most_bytes())
         )
+    }
+
+    /// How the link is now.
+    pub fn standing(&self) -> Standing {
+        let peer = self.transport.peer_address().filter(|_| self.state.has_carrier());
+        Standing { state: self.state.state(), peer }
     }
 
     /// True once a peer that was up has gone.
