@@ -58,6 +58,12 @@ pub enum Tool {
     Mktun(crate::tools::mktun::Mktun),
     /// Remove a persistent tun or tap device
     Rmtun(crate::tools::mktun::Rmtun),
+    /// List tun and tap devices
+    List(crate::tools::list::List),
+    /// Say what the kernel sends into a device
+    Dump(crate::tools::dump::Dump),
+    /// Answer pings to whatever is behind a device
+    Echo(crate::tools::echo::Echo),
     /// Print a new private key
     Genkey,
     /// Print a new shared secret

@@ -39,6 +39,9 @@ fn main() -> ExitCode {
         Request::Own(cli) => match &cli.tool {
             Some(Tool::Mktun(mktun)) => mktun.run(),
             Some(Tool::Rmtun(rmtun)) => rmtun.run(),
+            Some(Tool::List(list)) => list.run(),
+            Some(Tool::Dump(dump)) => dump.run(),
+            Some(Tool::Echo(echo)) => echo.run(),
             Some(Tool::Genkey) => protected(tools::keys::genkey),
             Some(Tool::Genpsk) => protected(tools::keys::genpsk),
             Some(Tool::Pubkey) => protected(tools::keys::pubkey),

@@ -14,9 +14,11 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
 mod socket;
+mod tun;
 
 use socket::RouteSocket;
 pub use socket::{KernelError, errno_of};
+pub use tun::TunDevice;
 
 /// Asks the kernel about the network namespace it was opened in. Calls block, for as long as the kernel needs to
 /// answer.

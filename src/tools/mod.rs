@@ -1,5 +1,9 @@
 //! The tools beside the tunnel, one file each.
 
+pub mod attached;
+pub mod dump;
+pub mod echo;
 pub mod keys;
+pub mod list;
 pub mod mktun;
 pub mod relatives;

@@ -276,7 +276,7 @@ impl Log {
 }
 
 /// A copy of the binary that every user may run, wherever the build directory is.
-fn public_binary() -> String {
+pub fn public_binary() -> String {
     let path = PathBuf::from("/run/simpletun-public/simpletun");
     if !path.exists() {
         fs::create_dir_all("/run/simpletun-public").expect("make directory");
