@@ -56,6 +56,11 @@ impl LinkState {
         self.state
     }
 
+    /// Another time after which an interruption is the end.
+    pub fn set_down_after(&mut self, down_after: Duration) {
+        self.down_after = down_after;
+    }
+
     /// For how long it has been so.
     pub fn lasting(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.since)

@@ -21,7 +21,9 @@ use crate::hint::Hint;
 use crate::link_state::{LinkState, State};
 use crate::offload::merge::{Batch, Merger};
 use crate::transport::{DownReason, LinkEvent, Transport};
+use crate::tunnel::identity::Identity;
 use crate::tunnel::message::CloseReason;
+use crate::tunnel::secure::Settings;
 use crate::tunnel::{Event, Opened, Path, Rejection, Transmit, Tunnel};
 
 mod carrier;
@@ -157,6 +159,25 @@ impl Relay {
     /// Lets the device's carrier follow the link, or leaves it on.
     pub fn set_carrier_following(&mut self, follows: bool) {
         self.carrier.set_following(follows, &self.device);
+    }
+
+    /// Takes settings that need no other link, and on a secure one its keys. A peer that the access rules no longer accept
+    /// is told goodbye.
+    pub fn reconfigure(&mut self, link: &LinkConfig, keys: Option<(Settings, Vec<Identity>)>, now: Instant) {
+        self.state.set_down_after(link.down_after);
+        self.fit.set_clamp(link.mss_clamp);
+        if let Some((settings, identities)) = keys {
+            self.tunnel.reconfigure(settings, identities, now);
+        }
+        if !self.transport.reconfigure(link, now) {
+            self.ending = Some((DownReason::NotAllowed.word(), None));
+            self.tunnel.close(CloseReason::Stops, now);
+            self.carry_out_all(now);
+            self.transport.flush(now);
+            self.transport.reconnect(now);
+        }
+        self.settle_links(now);
+        self.ending = None;
     }
 
     /// The device.

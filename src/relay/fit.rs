@@ -34,6 +34,11 @@ impl Fit {
         Self { kind, clamp, mtu: MAX_PACKET_LEN, asked_at: None, answers: Answers::default() }
     }
 
+    /// Another choice from now on; the device is asked anew.
+    pub(super) fn set_clamp(&mut self, clamp: MssClamp) {
+        (self.clamp, self.asked_at, self.mtu) = (clamp, None, MAX_PACKET_LEN);
+    }
+
     /// What fits now. The device is asked once in a while, and only if it matters.
     pub(super) fn clamp(&mut self, device: &Device, tunnel: &Tunnel, now: Instant) -> Clamp {
         let is_due = self.asked_at.is_none_or(|at| now.saturating_duration_since(at) >= MTU_INTERVAL);

@@ -21,6 +21,7 @@ pub fn reason(why: Rejection) -> &'static str {
         Rejection::NotAuthentic => "not-authentic",
         Rejection::Silent => "silence",
         Rejection::PeerClosed | Rejection::PeerBeginsAnew => "peer-closed",
+        Rejection::KeyRemoved => "key-removed",
     }
 }
 
@@ -28,9 +29,11 @@ pub fn reason(why: Rejection) -> &'static str {
 /// that of its path.
 pub fn outlook(why: Option<Rejection>, reason: &str) -> Outlook {
     match why {
-        Some(Rejection::Silent | Rejection::PeerClosed) => Outlook::Final,
+        Some(Rejection::Silent | Rejection::PeerClosed | Rejection::KeyRemoved) => Outlook::Final,
         // The kernel has waited for an answer as long as the tunnel would.
         None if reason == DownReason::Timeout.word() => Outlook::Final,
+        // It would be turned away again.
+        None if reason == DownReason::NotAllowed.word() => Outlook::Final,
         _ => Outlook::Passing,
     }
 }
@@ -51,7 +54,8 @@ pub fn rejection(why: Rejection) -> Option<(&'static str, &'static str)> {
         | Rejection::NotAuthentic
         | Rejection::Silent
         | Rejection::PeerClosed
-        | Rejection::PeerBeginsAnew => None,
+        | Rejection::PeerBeginsAnew
+        | Rejection::KeyRemoved => None,
     }
 }
 

@@ -119,6 +119,11 @@ impl Admission {
         }
     }
 
+    /// Other rules from now on; neither they nor those before name a host.
+    pub fn replace(&mut self, access: Access) {
+        self.access = access;
+    }
+
     /// Decides about a source; `arrival` is the index of the interface that its datagram came by.
     ///
     /// # Errors

@@ -128,6 +128,13 @@ impl Connection {
         self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
     }
 
+    /// Gives the kernel other times after which a silent peer is probed and given up.
+    pub fn set_patience(&self, config: &LinkConfig) {
+        if let Err(error) = socket::set_patience(&SockRef::from(&self.stream), config) {
+            log::debug!("Cannot change keepalive and down-after of a connection: {error}");
+        }
+    }
+
     /// True if this host no longer has the address of this end.
     pub fn has_lost_address(&self, config: &LinkConfig) -> bool {
         self.stream.local_addr().is_ok_and(|local| socket::is_lost(config, local))

@@ -59,6 +59,8 @@ pub enum DownReason {
     AddressChanged,
     /// This host no longer has the address that it used.
     AddressLost,
+    /// The access rules no longer accept the peer where it is.
+    NotAllowed,
 }
 
 impl DownReason {
@@ -72,6 +74,7 @@ impl DownReason {
             Self::Requested => "requested",
             Self::AddressChanged => "address-changed",
             Self::AddressLost => "address-lost",
+            Self::NotAllowed => "not-allowed",
         }
     }
 
@@ -143,6 +146,12 @@ pub trait Transport {
 
     /// Closes what there is and begins anew, at once.
     fn reconnect(&mut self, now: Instant);
+
+    /// Takes settings that need no other socket: whom the access rules accept, and the times after which silence means
+    /// something. Newcomers that are no longer accepted are turned away. False if the peer is not where the rules accept
+    /// it: then it is for the caller to end the link and to call [`reconnect`](Self::reconnect).
+    #[must_use]
+    fn reconfigure(&mut self, config: &LinkConfig, now: Instant) -> bool;
 
     /// Takes the news that links, addresses or routes of this host have changed: what waits for a better time tries now,
     /// and what uses an address that the host no longer has is given up. What may still work goes on.

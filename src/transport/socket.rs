@@ -75,6 +75,19 @@ pub fn explain(error: &io::Error, text: String) -> io::Error {
 /// Those of setsockopt(2).
 pub fn tune_stream(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    if let Some(name) = &config.congestion {
+        set_congestion(socket, name)?;
+    }
+    set_buffers(socket, config)?;
+    sys::limit_unsent(socket.as_fd(), pace::AT_FIRST)?;
+    set_patience(socket, config)
+}
+
+/// The times after which a silent peer is probed and given up, of a connection that is being made or that stands.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_patience(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> {
     // Probes once a second until `down_after` is over; the user timeout ends a connection with unacknowledged data
     // after the same time.
     let probes = config.down_after.saturating_sub(config.keepalive).as_secs().clamp(1, 127);
@@ -84,11 +97,6 @@ pub fn tune_stream(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> 
         .with_interval(interval)
         .with_retries(u32::try_from(probes).unwrap_or(127));
     socket.set_tcp_keepalive(&keepalive)?;
-    if let Some(name) = &config.congestion {
-        set_congestion(socket, name)?;
-    }
-    set_buffers(socket, config)?;
-    sys::limit_unsent(socket.as_fd(), pace::AT_FIRST)?;
     socket.set_tcp_user_timeout(Some(config.down_after))
 }
 

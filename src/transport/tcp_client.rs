@@ -368,6 +368,14 @@ impl Transport for TcpClient {
         self.begin_anew(DownReason::Requested, now);
     }
 
+    fn reconfigure(&mut self, config: &LinkConfig, _now: Instant) -> bool {
+        self.config = config.clone();
+        if let Some(connection) = self.live_mut() {
+            connection.set_patience(config);
+        }
+        true
+    }
+
     fn network_changed(&mut self, now: Instant) {
         let is_lost =
             |attempt: &Attempt| attempt.stream.local_addr().is_ok_and(|local| socket::is_lost(&self.config, local));

@@ -20,8 +20,8 @@ use super::acceptor::{self, Acceptor, LISTENER_TOKEN, token_of};
 use super::admission::Admission;
 use super::connection::{self, Connection};
 use super::pending::{self, Origin, Pending};
-use super::{Context, DownReason, Each, LinkEvent, Transport, TransportCounters, frame, socket};
-use crate::config::LinkConfig;
+use super::{Context, DownReason, Each, LinkEvent, Transport, TransportCounters, before_authentication, frame, socket};
+use crate::config::{LinkConfig, Role};
 use crate::fault::FaultLog;
 use crate::sys;
 use crate::tunnel::{Path, Rejection};
@@ -218,6 +218,27 @@ impl Transport for TcpGate {
             self.events.push_back(LinkEvent::Down { path, reason, retry: None });
             connection.close();
         }
+    }
+
+    fn reconfigure(&mut self, config: &LinkConfig, now: Instant) -> bool {
+        self.config = config.clone();
+        let Role::Listen(access) = &config.role else { return true };
+        self.admission.replace(before_authentication(access));
+        let mut is_refused = |peer: SocketAddr| self.admission.check(peer, None, now).is_err();
+        let mut refused = Vec::new();
+        for stranger in self.pending.in_turn() {
+            let connection = &stranger.connection;
+            refused.extend(is_refused(connection.info().peer).then(|| connection.path()));
+        }
+        let keeps_peer = self.live.as_ref().is_none_or(|live| {
+            live.set_patience(config);
+            !is_refused(live.info().peer)
+        });
+        for path in refused {
+            let stranger = self.pending.take(|stranger| stranger.connection.path() == path);
+            stranger.into_iter().for_each(|(_, stranger)| self.dismiss(stranger, DownReason::NotAllowed));
+        }
+        keeps_peer
     }
 
     fn network_changed(&mut self, _now: Instant) {

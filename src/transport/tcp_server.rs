@@ -14,7 +14,7 @@ use super::acceptor::{self, Acceptor, LISTENER_TOKEN, token_of};
 use super::admission::Admission;
 use super::connection::{self, Connection};
 use super::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
-use crate::config::LinkConfig;
+use crate::config::{LinkConfig, Role};
 use crate::fault::FaultLog;
 use crate::tunnel::{Path, PathInfo, Rejection};
 
@@ -146,6 +146,24 @@ impl Transport for TcpServer {
             let (path, reason) = (connection.path(), DownReason::Requested);
             self.events.push_back(LinkEvent::Down { path, reason, retry: None });
         }
+    }
+
+    fn reconfigure(&mut self, config: &LinkConfig, now: Instant) -> bool {
+        self.config = config.clone();
+        let Role::Listen(access) = &config.role else { return true };
+        self.admission.replace(access.clone());
+        for held in std::mem::take(&mut self.held) {
+            if self.admission.check(held.info.peer, None, now).is_ok() {
+                self.held.push(held);
+            } else {
+                self.counters.refused += 1;
+                let (path, reason) = (held.path, DownReason::NotAllowed);
+                self.events.push_back(LinkEvent::Down { path, reason, retry: None });
+            }
+        }
+        let Some(live) = &self.live else { return true };
+        live.set_patience(config);
+        self.admission.check(live.info().peer, None, now).is_ok()
     }
 
     fn network_changed(&mut self, _now: Instant) {

@@ -57,6 +57,12 @@ impl Identity {
         })
     }
 
+    /// True if the other one is made of the same secrets and for the same side.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let keys = |identity: &Self| identity.statics.as_ref().map(|statics| (*statics.public(), *statics.peer()));
+        (self.suite, self.side, keys(self)) == (other.suite, other.side, keys(other)) && self.psk == other.psk
+    }
+
     /// Which secrets it is made of.
     pub fn suite(&self) -> Suite {
         self.suite
@@ -119,6 +125,31 @@ mod tests {
         assert_eq!(secret.prologue(Side::Connect), b"simpletun/1\x02\x01");
         assert_eq!(secret.prologue(Side::Listen), b"simpletun/1\x02\x02");
         assert_eq!(with_keys(None).prologue(Side::Connect), b"simpletun/1\x01\x01");
+    }
+
+    #[test]
+    fn an_identity_is_the_same_if_every_secret_and_the_side_are() {
+        let (secret, side) = (|byte| SharedSecret::from_bytes([byte; KEY_LEN]), Side::Connect);
+        let private = |byte| PrivateKey::from_bytes([byte; KEY_LEN]);
+        let keys = |own, peer, psk| {
+            Identity::with_keys(&private(own), private(peer).public(), psk, side).expect("a pair of keys")
+        };
+        let all = || {
+            [
+                Identity::with_secret(secret(7), side),
+                Identity::with_secret(secret(8), side),
+                Identity::with_secret(secret(7), Side::Listen),
+                keys(1, 2, None),
+                keys(3, 2, None),
+                keys(1, 3, None),
+                keys(1, 2, Some(secret(7))),
+            ]
+        };
+        for (index, one) in all().iter().enumerate() {
+            for (place, other) in all().iter().enumerate() {
+                assert_eq!(one.is_same(other), index == place, "{index} and {place}");
+            }
+        }
     }
 
     #[test]

@@ -54,6 +54,12 @@ impl Liveness {
         }
     }
 
+    /// Other times from now on.
+    pub fn set_times(&mut self, keepalive: Duration, down_after: Duration, now: Instant) {
+        (self.keepalive, self.down_after) = (keepalive, down_after);
+        self.idle_ping_at = self.idle_ping_at.min(now + keepalive);
+    }
+
     /// When the peer was heard last.
     pub fn heard_at(&self) -> Instant {
         self.heard_at

@@ -6,7 +6,7 @@
 //! and [`secure`] (Noise handshakes, sealed messages; `docs/PROTOCOL.md`). Nothing ever changes one into the other.
 //!
 //! The caller drains [`Tunnel::poll_event`] and [`Tunnel::poll_transmit`] after every `link_up`, `link_down`,
-//! `network_changed`, `open`, `close` and `handle_timeout`.
+//! `network_changed`, `reconfigure`, `open`, `close` and `handle_timeout`.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -106,6 +106,8 @@ pub enum Rejection {
     PeerClosed,
     /// The peer has said goodbye and will be back at once.
     PeerBeginsAnew,
+    /// The key or secret of its session is no longer one of this end's.
+    KeyRemoved,
 }
 
 /// Why a message was not accepted; counted by kind.
@@ -350,6 +352,14 @@ impl Tunnel {
         match self {
             Self::Plain(_) => {}
             Self::Secure(secure) => secure.set_demand_hidden(hidden, now),
+        }
+    }
+
+    /// Takes other settings and keys. A plain link has none; an MTU of 0 leaves what is known.
+    pub fn reconfigure(&mut self, settings: secure::Settings, identities: Vec<identity::Identity>, now: Instant) {
+        match self {
+            Self::Plain(_) => {}
+            Self::Secure(secure) => secure.reconfigure(settings, identities, now),
         }
     }
 

@@ -164,6 +164,13 @@ impl PathMtu {
         path_mtu
     }
 
+    /// Takes another length of the longest message that is expected, and begins anew if it is.
+    pub fn expect(&mut self, wanted: usize, now: Instant) {
+        if std::mem::replace(&mut self.wanted, wanted) != wanted {
+            self.begin_anew(now);
+        }
+    }
+
     /// The longest message that may be sent.
     pub fn limit(&self) -> usize {
         self.limit

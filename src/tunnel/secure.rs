@@ -2,7 +2,8 @@
 //!
 //! Pure: bytes, paths and `now` in; events and messages out; chance comes through [`Randomness`]. Here are the sessions and
 //! what comes through them; `initiator` begins handshakes and reads their answers, `responder` answers them, `state` says
-//! what becomes of the link, and `probing` finds out how long its messages may be.
+//! what becomes of the link, `exchange` takes other settings and keys while it is up, and `probing` finds out how long its
+//! messages may be.
 //!
 //! Three rules hold everywhere: nothing is sent, and no state but limits and counters changes, because of a message that
 //! is not authentic; a handshake replaces something only when its session is confirmed; and whatever costs more than
@@ -25,6 +26,7 @@ use super::session::{self, Session};
 use super::{Event, Notice, Opened, Path, PathInfo, Refused, Rejection, Transmit, is_packet};
 use crate::offload::{Checksum, Segmentation};
 
+mod exchange;
 mod initiator;
 mod probing;
 mod responder;
@@ -235,7 +237,7 @@ impl Secure {
             && info.reliable
             && !matches!(refused, Refused::Invalid | Refused::HandshakeRefused)
         {
-            self.give_up(path, Rejection::NotAuthentic);
+            self.give_up(path, Rejection::NotAuthentic, now);
         }
         result
     }
@@ -319,8 +321,8 @@ impl Secure {
     }
 
     /// Takes the end of a path.
-    pub fn link_down(&mut self, path: Path, _now: Instant) {
-        self.forget_path(path, None);
+    pub fn link_down(&mut self, path: Path, now: Instant) {
+        self.forget_path(path, None, now);
     }
 
     /// Says goodbye and ends everything.
@@ -353,6 +355,7 @@ impl Secure {
     /// Lets time pass.
     pub fn handle_timeout(&mut self, now: Instant) {
         let ended = |session: &mut Session| session.ends_at() <= now;
+        self.end_retired(now);
         self.current.take_if(ended);
         self.next.retain(|session| session.ends_at() > now);
         self.previous.retain(|session| session.ends_at() > now);

@@ -68,6 +68,8 @@ pub struct Terms {
     pub begun: Begun,
     /// The connection that it belongs to, if it does.
     pub bound: Option<Path>,
+    /// Which of this end's identities has made it; of no meaning once it is retired.
+    pub identity: usize,
     /// After which silence the peer takes the link for down, if it has said so.
     pub peer_down_after: Option<Duration>,
 }
@@ -93,6 +95,8 @@ pub struct Session {
     begun_at: Instant,
     rekey_at: Instant,
     ends_at: Instant,
+    /// Its identity is no longer one of this end.
+    retired: bool,
 }
 
 impl Session {
@@ -122,7 +126,18 @@ impl Session {
             begun_at: now,
             rekey_at: now + rekey_after,
             ends_at: now + limits.ends_after,
+            retired: false,
         }
+    }
+
+    /// The key that it was made with is no longer accepted: it ends at this time, if it does not before.
+    pub fn retire(&mut self, at: Instant) {
+        (self.ends_at, self.retired) = (self.ends_at.min(at), true);
+    }
+
+    /// True if the key that it was made with is no longer accepted.
+    pub fn is_retired(&self) -> bool {
+        self.retired
     }
 
     /// Lowers the limits, for tests of ends that disagree about them.

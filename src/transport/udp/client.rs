@@ -239,6 +239,11 @@ impl Transport for UdpClient {
         self.open_known(now);
     }
 
+    fn reconfigure(&mut self, config: &LinkConfig, _now: Instant) -> bool {
+        self.config = config.clone();
+        true
+    }
+
     fn network_changed(&mut self, now: Instant) {
         let local = self.open.as_ref().map(|open| open.channel.local_address());
         let is_lost = local.flatten().is_some_and(|local| socket::is_lost(&self.config, local));

@@ -25,7 +25,9 @@ use crate::transport::admission::{Admission, Refusal};
 use crate::transport::backoff::{Backoff, Pause};
 use crate::transport::connection::canonical;
 use crate::transport::resolve::{Answer, Resolver};
-use crate::transport::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use crate::transport::{
+    Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, before_authentication, socket,
+};
 use crate::tunnel::{Path, Rejection};
 
 /// Time without an accepted message after which even an address that has answered before is doubted.
@@ -352,6 +354,14 @@ impl Transport for Roaming {
         }
     }
 
+    fn reconfigure(&mut self, config: &LinkConfig, now: Instant) -> bool {
+        self.config = config.clone();
+        let Role::Listen(access) = &config.role else { return true };
+        self.admission.replace(before_authentication(access));
+        let peer = self.sources.peer.or(self.sources.target);
+        peer.is_none_or(|peer| self.admission.check(peer.address, None, now).is_ok())
+    }
+
     fn network_changed(&mut self, now: Instant) {
         if self.channel.has_lost_source(&self.config) {
             self.forget_way();
@@ -498,8 +508,8 @@ mod tests {
     use crate::cli::Cli;
     use crate::config::{Config, KeyFiles};
     use crate::sys::Arrival;
+    use crate::transport::Mode;
     use crate::transport::admission::Surroundings;
-    use crate::transport::{Mode, before_authentication};
 
     const SECOND: Duration = Duration::from_secs(1);
 

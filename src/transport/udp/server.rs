@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 
 use super::{Channel, SendOutcome, TOKEN, Unanswered, each_of_train, path_info};
-use crate::config::LinkConfig;
+use crate::config::{LinkConfig, Role};
 use crate::fault::FaultLog;
 use crate::sys::Arrival;
 use crate::transport::admission::Admission;
@@ -234,6 +234,14 @@ impl Transport for UdpServer {
         self.channel.outgoing.clear();
         self.door.admission.refresh_remote(now);
         self.expect_remote(now);
+    }
+
+    fn reconfigure(&mut self, config: &LinkConfig, now: Instant) -> bool {
+        self.config = config.clone();
+        let Role::Listen(access) = &config.role else { return true };
+        self.door.admission.replace(access.clone());
+        let peer = self.door.peer;
+        peer.is_none_or(|peer| self.door.admission.check(canonical(peer.address), Some(peer.interface), now).is_ok())
     }
 
     fn network_changed(&mut self, now: Instant) {

@@ -100,6 +100,15 @@ impl Attempt {
         self.outstanding.iter().any(|outstanding| outstanding.index == index)
     }
 
+    /// The identities have other places: an answer to an INIT of one that has none is not accepted.
+    pub(super) fn follow_identities(&mut self, places: &[Option<usize>]) {
+        self.outstanding.retain_mut(|outstanding| {
+            let place = places.get(outstanding.identity).copied().flatten();
+            outstanding.identity = place.unwrap_or_default();
+            place.is_some()
+        });
+    }
+
     /// True if it has sent its first INIT within this time.
     pub(super) fn began_within(&self, time: Duration, now: Instant) -> bool {
         !self.outstanding.is_empty() && now.saturating_duration_since(self.began_at) < time
@@ -155,12 +164,12 @@ impl Secure {
             if answered_at.is_none() {
                 self.notice(Notice::NoAnswer(link.info.peer), now);
             }
-            return self.give_up(link.path, Rejection::Silent);
+            return self.give_up(link.path, Rejection::Silent, now);
         }
         if self.settings.side == Side::Listen && self.settings.persistence == Persistence::WhileFresh {
             let heard = self.liveness.as_ref().map_or(self.started_at, |liveness| liveness.heard_at());
             if now.saturating_duration_since(heard) >= self.settings.limits.ends_after {
-                return self.give_up(link.path, Rejection::Silent);
+                return self.give_up(link.path, Rejection::Silent, now);
             }
         }
         if answered_at.map_or(tried_for, |at| now.saturating_duration_since(at)) >= NO_ANSWER_AFTER {
@@ -285,6 +294,7 @@ impl Secure {
             instance: answer.instance,
             begun: Begun::Here,
             bound: info.reliable.then_some(path),
+            identity: outstanding.identity,
             peer_down_after: None,
         };
         let spread = MAX_SPREAD.min(self.settings.limits.rekey_after / 360).mul_f64(self.fraction());

@@ -29,7 +29,7 @@ impl Secure {
     }
 
     /// The message that the longest packet of the device makes.
-    fn longest_message(&self) -> usize {
+    pub(super) fn longest_message(&self) -> usize {
         let mtu = Some(usize::from(self.settings.mtu)).filter(|mtu| *mtu > 0).unwrap_or(USUAL_MTU);
         let header_len = if self.settings.kind == LinkLayer::Tap { ETHERNET_LEN } else { 0 };
         header_len + mtu + OVERHEAD

@@ -153,6 +153,7 @@ impl Secure {
             instance: offer.instance,
             begun: Begun::There,
             bound: info.reliable.then_some(path),
+            identity,
             peer_down_after: Some(Duration::from_millis(offer.down_after_ms.into())),
         };
         if self.next.len() >= MAX_NEXT {

@@ -23,7 +23,7 @@ impl Secure {
         self.end(Some(why), now);
         let Some(link) = self.link else { return };
         if link.info.reliable {
-            self.give_up(path, why);
+            self.give_up(path, why, now);
         } else if self.settings.side == Side::Connect || self.settings.persistence == Persistence::Forever {
             let wait = if begins_anew { AFTER_NEW_BEGINNING } else { AFTER_GOODBYE };
             self.attempt = Some(Attempt::later(Reason::Start, now, wait));
@@ -49,7 +49,7 @@ impl Secure {
             Due::Silence => {
                 self.report_down(Some(Rejection::Silent), now);
                 match self.link {
-                    Some(link) if link.info.reliable => self.give_up(link.path, Rejection::Silent),
+                    Some(link) if link.info.reliable => self.give_up(link.path, Rejection::Silent, now),
                     Some(_) => self.begin(Reason::Doubt, now),
                     None => {}
                 }
@@ -184,20 +184,23 @@ impl Secure {
     }
 
     /// Ends a path by our own decision.
-    pub(super) fn give_up(&mut self, path: Path, why: Rejection) {
-        self.forget_path(path, Some(why));
+    pub(super) fn give_up(&mut self, path: Path, why: Rejection, now: Instant) {
+        self.forget_path(path, Some(why), now);
         self.events.push_back(Event::PathRejected(path, why));
     }
 
-    pub(super) fn forget_path(&mut self, path: Path, why: Option<Rejection>) {
+    pub(super) fn forget_path(&mut self, path: Path, why: Option<Rejection>, now: Instant) {
         let bound = |session: &Session| session.terms.bound == Some(path);
-        let had_session = self.current.as_ref().is_some_and(bound);
-        self.current.take_if(|session| bound(session));
+        let ended = self.current.take_if(|session| bound(session));
         self.next.retain(|session| !bound(session));
         self.previous.retain(|session| !bound(session));
         let Some(link) = self.link.take_if(|link| link.path == path) else { return };
         self.attempt = None;
-        if self.up && had_session {
+        if ended.as_ref().is_some_and(Session::is_retired) {
+            // Nobody with that key comes back.
+            self.last_peer = Some(link.info.peer);
+            self.report_down(Some(Rejection::KeyRemoved), now);
+        } else if self.up && ended.is_some() {
             self.interrupted = true;
             self.events.push_back(Event::Interrupted { peer: link.info.peer, why });
         }

@@ -7,6 +7,7 @@ use crate::tunnel::keys::{PrivateKey, PublicKey, SharedSecret};
 use crate::tunnel::message::{FEATURE_AES, FEATURE_AES_ONLY, Suite};
 
 mod checks;
+mod exchange;
 mod path_mtu;
 
 const MS: Duration = Duration::from_millis(1);
