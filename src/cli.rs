@@ -22,7 +22,7 @@ use crate::tools::relatives::{self, OpenVpn, Tunctl};
     after_help = "Quick link:\n  \
         far end    simpletun -i tun3 -s --address 192.168.0.2/24\n  \
         near end   simpletun -i tun11 -c 10.86.43.52 --address 192.168.0.1/24\n\n\
-        Signals: TERM and INT end, HUP re-reads the file and reconnects, USR1 reconnects, USR2 logs statistics.\n\
+        Signals: TERM and INT end, HUP re-reads the file and applies it, USR1 reconnects, USR2 logs statistics.\n\
         Exit status: 0 ended as asked, 1 failure at run time, 2 mistake in usage or configuration."
 )]
 pub struct Cli {

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use log::LevelFilter;
 
 use crate::link_state::State;
 use crate::memory::MemoryError;
@@ -389,6 +390,8 @@ pub struct Config {
     pub once: bool,
     /// Print the original's line for each packet.
     pub debug: bool,
+    /// How much is said.
+    pub log_level: LevelFilter,
 }
 
 /// Looks up the port of a service name (services(5)); `None` if there is none of that name.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, anyhow};
-use log::{debug, error, info, warn};
+use log::{debug, info, warn};
 use nix::unistd::{Group, User};
 
 use crate::config::{Access, Config, ConfigError, DeviceConfig, LinkConfig, Protocol, Role, Security};
@@ -12,14 +12,14 @@ use crate::device::Device;
 use crate::device::netchange::{AddressSpec, NetChange, NetConfig, NetError};
 use crate::device::netlink::Netlink;
 use crate::event_loop::{EventLoop, Outcome, WhenPeerLeaves};
-use crate::relay::{Relay, WIRE_LOG};
-use crate::supervisor::Reload;
+use crate::relay::WIRE_LOG;
 use crate::transport::admission::Surroundings;
 use crate::tunnel::message::CloseReason;
 use upkeep::Upkeep;
 
 mod link;
 mod mtu;
+mod reload;
 mod upkeep;
 
 /// Above this MTU an original simpletun on the other end cuts what it receives: its buffer has 2000 bytes, an
@@ -97,7 +97,7 @@ fn serve(
             Outcome::ReloadRequested => {
                 let now = event_loop.now();
                 event_loop.supervisor_mut().reloading(now);
-                let (reloaded, how) = reload(&event_loop, relay, config, network, reread)?;
+                let (reloaded, how) = reload::reload(&event_loop, relay, config, network, reread)?;
                 relay = reloaded;
                 event_loop.supervisor_mut().reloaded(how, relay.standing(), now);
                 follower.follow(&mut relay, config, network);
@@ -105,59 +105,6 @@ fn serve(
             Outcome::PathMtuChanged => follower.follow(&mut relay, config, network),
         }
     }
-}
-
-/// Reads the configuration again, applies what can be applied while running, and reconnects. A configuration with a
-/// mistake changes nothing.
-fn reload(
-    event_loop: &EventLoop,
-    mut relay: Relay,
-    config: &mut Config,
-    network: &mut NetConfig,
-    reread: &dyn Fn() -> Result<Config, ConfigError>,
-) -> Result<(Relay, Reload)> {
-    let new = match reread() {
-        Ok(new) => new,
-        Err(mistake) => {
-            error!("{mistake}; going on with the configuration that is in force");
-            return Ok((relay, Reload::Refused));
-        }
-    };
-    if new.device != config.device {
-        warn!("The device's name, kind, owner and persistence change only with a restart; they stay as they are");
-    }
-    if new.debug != config.debug {
-        warn!("The option debug changes only with a restart; it stays as it is");
-    }
-    let new = Config { device: config.device.clone(), ..new };
-    let created = relay.device_mut().was_created();
-    let mut wanted = changes(&new, created);
-    wanted.extend(created.then_some(NetChange::GsoMaxSize(GSO_MAX_SIZE)));
-    if let Err(error) = network.reconcile(&wanted) {
-        error!("{error}; the rest of the new configuration is applied");
-    }
-    let old_link = config.link.clone();
-    *config = new;
-    relay.set_carrier_following(config.network.carrier.follows(created));
-    info!("configuration read again, reconnecting");
-    if config.link == old_link {
-        relay.transport_mut().reconnect(event_loop.now());
-        return Ok((relay, Reload::Applied));
-    }
-    // The old transport has to be gone before a new one can listen on the same port.
-    relay.close_link(CloseReason::BeginsAnew, event_loop.now());
-    let (device, past) = relay.into_parts();
-    let (mut relay, how) = match link::open(device, &config.link, config.debug, event_loop) {
-        Ok(relay) => (relay, Reload::Applied),
-        Err((device, failure)) => {
-            error!("{failure}; going on with the link that was in force");
-            config.link = old_link;
-            let relay = link::open(device, &config.link, config.debug, event_loop).map_err(|(_, error)| error)?;
-            (relay, Reload::Refused)
-        }
-    };
-    relay.continue_from(past, event_loop.now());
-    Ok((relay, how))
 }
 
 fn configure(network: &mut NetConfig, device: &Device, config: &Config) -> Result<()> {

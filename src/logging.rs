@@ -2,41 +2,33 @@
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use env_logger::{Builder, Target};
-use log::{Level, LevelFilter};
+use env_logger::{Builder, Logger, Target};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::relay::WIRE_LOG;
 
-/// How much is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verbosity {
-    /// Times that more was asked for.
-    pub more: u8,
-    /// Times that less was asked for.
-    pub less: u8,
-    /// Print the original's lines.
-    pub wire: bool,
+const LEVELS: [LevelFilter; 5] =
+    [LevelFilter::Error, LevelFilter::Warn, LevelFilter::Info, LevelFilter::Debug, LevelFilter::Trace];
+
+/// The level in force, as the number of its place among [`LEVELS`].
+static PLACE: AtomicUsize = AtomicUsize::new(2);
+
+/// The original's lines are printed.
+static WIRE: AtomicBool = AtomicBool::new(false);
+
+/// The level that is `more` above and `less` below another one, as far as there are any.
+pub fn shifted(level: LevelFilter, more: u8, less: u8) -> LevelFilter {
+    LEVELS[(place(level) + usize::from(more)).saturating_sub(usize::from(less)).min(LEVELS.len() - 1)]
 }
 
-impl Verbosity {
-    fn level(self) -> LevelFilter {
-        match i16::from(self.more) - i16::from(self.less) {
-            ..=-2 => LevelFilter::Error,
-            -1 => LevelFilter::Warn,
-            0 => LevelFilter::Info,
-            1 => LevelFilter::Debug,
-            2.. => LevelFilter::Trace,
-        }
-    }
-}
-
-/// Installs the logger; a second call changes nothing.
-pub fn init(verbosity: Verbosity) {
+/// Installs the logger, which says what is at `level` and, if `wire` is set, the original's lines. A second call only
+/// sets the level.
+pub fn init(level: LevelFilter, wire: bool) {
     let journal = writes_to_journal();
-    let wire = if verbosity.wire { LevelFilter::Debug } else { LevelFilter::Off };
     let mut builder = Builder::new();
-    builder.filter_level(verbosity.level()).filter_module(WIRE_LOG, wire).target(Target::Stderr);
+    builder.filter_level(LevelFilter::Trace).target(Target::Stderr);
     builder.format(move |out, record| {
         if record.target() == WIRE_LOG {
             writeln!(out, "{}", record.args())
@@ -47,7 +39,43 @@ pub fn init(verbosity: Verbosity) {
         }
     });
     // A logger that is installed already stays.
-    let _ = builder.try_init();
+    let _ = log::set_boxed_logger(Box::new(Leveled(builder.build())));
+    WIRE.store(wire, Ordering::Relaxed);
+    set_level(level);
+}
+
+/// Says more or less from now on.
+pub fn set_level(level: LevelFilter) {
+    PLACE.store(place(level), Ordering::Relaxed);
+    let for_wire = if WIRE.load(Ordering::Relaxed) { LevelFilter::Debug } else { LevelFilter::Off };
+    // Whoever says more than that is not even asked what.
+    log::set_max_level(level.max(for_wire));
+}
+
+fn place(level: LevelFilter) -> usize {
+    LEVELS.iter().position(|other| *other == level).unwrap_or_default()
+}
+
+/// The logger, with a level that can change.
+struct Leveled(Logger);
+
+impl Log for Leveled {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        if metadata.target() == WIRE_LOG {
+            return WIRE.load(Ordering::Relaxed);
+        }
+        LEVELS.get(PLACE.load(Ordering::Relaxed)).is_some_and(|level| metadata.level() <= *level)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 /// Priorities of syslog(3), which sd-daemon(3) reads from the start of a line.

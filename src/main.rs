@@ -7,8 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use simpletun::cli::{Cli, Refusal, Request, Tool};
 use simpletun::config::{Config, ConfigError, KeyFiles, Options};
-use simpletun::logging::{self, Verbosity};
-use simpletun::{daemon, memory, tools, transport};
+use simpletun::{daemon, logging, memory, tools, transport};
 
 /// How the program ends. The numbers are documented in the help text and the README.
 enum Exit {
@@ -69,7 +68,7 @@ fn tunnel(cli: &Cli) -> Result<()> {
         let _ = print("The configuration is valid\n");
         return Ok(());
     }
-    logging::init(Verbosity { more: cli.verbose, less: cli.quiet, wire: config.debug });
+    logging::init(config.log_level, config.debug);
     daemon::run(config, &read)
 }
 
@@ -83,7 +82,9 @@ fn read_config(cli: &Cli, keys: &KeyFiles) -> Result<Config, ConfigError> {
     if options.has_keys() {
         memory::protect().map_err(ConfigError::Memory)?;
     }
-    Config::new(&options, &transport::resolve::service_port, keys)
+    let config = Config::new(&options, &transport::resolve::service_port, keys)?;
+    let log_level = logging::shifted(config.log_level, cli.verbose, cli.quiet);
+    Ok(Config { log_level, ..config })
 }
 
 /// Writes to standard output; a reader that has gone is no reason to panic.

@@ -226,6 +226,10 @@ pub struct Options {
     #[arg(short, long, help_heading = "Output")]
     pub debug: bool,
 
+    /// How much is said; --verbose and --quiet say more or less than that [default: info]
+    #[arg(long, value_name = "error|warn|info|debug|trace", help_heading = "Output")]
+    pub log_level: Option<Text>,
+
     /// How the link is protected; mandatory in a file so that no service is plain by omission.
     #[arg(skip)]
     pub security: Option<Text>,
@@ -332,6 +336,7 @@ impl Options {
             owner: flags.owner.or(self.owner),
             owner_group: flags.owner_group.or(self.owner_group),
             debug: flags.debug || self.debug,
+            log_level: flags.log_level.or(self.log_level),
             security: flags.security.or(self.security),
         }
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use log::LevelFilter;
 
 use super::endpoint::{Endpoint, agree, bind_address, peer_endpoint, port, usable_address};
 use super::security::{Protection, protection};
@@ -57,6 +58,7 @@ pub(super) fn config(
         link: link(options, services, protection(options, keys)?)?,
         once: options.once,
         debug: options.debug,
+        log_level: options.log_level.as_ref().map_or(Ok(LevelFilter::Info), log_level)?,
     };
     if config.once && config.link.protocol == Protocol::Udp {
         return Err(ConfigError::Combination(
@@ -115,6 +117,11 @@ fn link(options: &Options, services: ServiceLookup<'_>, protection: Protection) 
         state_dir: protection.state_dir,
         rekey_after: protection.rekey_after,
     })
+}
+
+fn log_level(text: &Text) -> Result<LevelFilter, ConfigError> {
+    let named = text.0.parse().ok().filter(|level| *level != LevelFilter::Off);
+    named.ok_or_else(|| ConfigError::value("log-level", &text.0, "it must be error, warn, info, debug or trace"))
 }
 
 fn offload(options: &Options) -> Result<Offload, ConfigError> {

@@ -67,22 +67,28 @@ fn halves(device: &Device, link: &LinkConfig, event_loop: &EventLoop) -> io::Res
 }
 
 fn secure(device: &Device, link: &LinkConfig, identities: Vec<Identity>, event_loop: &EventLoop) -> io::Result<Tunnel> {
+    let settings = settings(device, link, true);
+    let random = Box::new(System(SystemRandom::new()));
+    Secure::new(settings, identities, random, event_loop.now(), event_loop.wall())
+        .map(Tunnel::secure)
+        .ok_or_else(|| io::Error::other("The kernel gives no random numbers"))
+}
+
+/// What the configuration says about a secure link, with the MTU of the device as it is or 0.
+pub fn settings(device: &Device, link: &LinkConfig, with_mtu: bool) -> Settings {
     let is_configured = matches!(&link.role, Role::Connect(_) | Role::Listen(Access::Remote { .. }));
-    let settings = Settings {
+    let mtu = with_mtu.then(|| device.mtu().ok()).flatten();
+    Settings {
         side: side(link),
         kind: device.kind(),
-        mtu: device.mtu().ok().and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or_default(),
+        mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or_default(),
         aead: link.aead,
         keepalive: link.keepalive,
         down_after: link.down_after,
         endpoint: if link.pin_endpoint { Endpoint::Pinned } else { Endpoint::Follows },
         persistence: if is_configured { Persistence::Forever } else { Persistence::WhileFresh },
         limits: link.rekey_after.map_or_else(Limits::default, Limits::rekeying_after),
-    };
-    let random = Box::new(System(SystemRandom::new()));
-    Secure::new(settings, identities, random, event_loop.now(), event_loop.wall())
-        .map(Tunnel::secure)
-        .ok_or_else(|| io::Error::other("The kernel gives no random numbers"))
+    }
 }
 
 fn side(link: &LinkConfig) -> Side {
@@ -90,7 +96,10 @@ fn side(link: &LinkConfig) -> Side {
 }
 
 /// What this end can prove; nothing on a plain link.
-fn identities(link: &LinkConfig) -> io::Result<Vec<Identity>> {
+///
+/// # Errors
+/// The peer's public key protects nothing.
+pub fn identities(link: &LinkConfig) -> io::Result<Vec<Identity>> {
     let side = side(link);
     match &link.security {
         Security::Plain => Ok(Vec::new()),

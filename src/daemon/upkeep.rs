@@ -83,7 +83,7 @@ impl Upkeep {
 }
 
 /// What was asked for in so many words. An MTU that the daemon has chosen by itself may change.
-fn kept(config: &Config) -> Vec<NetChange> {
+pub fn kept(config: &Config) -> Vec<NetChange> {
     let is_kept = |change: &NetChange| match change {
         NetChange::Mtu(_) => config.network.mtu.is_some(),
         NetChange::Address(_) | NetChange::Route(_) => true,

@@ -61,6 +61,12 @@ pub fn new_secret(file: &str) -> String {
     write_new("genpsk", file)
 }
 
+/// Writes a new private key to a file; the text of the public one.
+#[track_caller]
+pub fn new_key(file: &str) -> String {
+    public_of(&write_new("genkey", file))
+}
+
 /// Writes a key to a file that others cannot read.
 #[track_caller]
 pub fn write_key(file: &str, text: &str) {
