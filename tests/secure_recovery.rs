@@ -336,6 +336,7 @@ fn hup_changes_the_secret_without_a_plain_moment(transport: &str) {
     Filed::write_client(&filed.transport, "'/run/old'");
     client.signal("HUP");
     server.wait_for("was made with another secret");
+    wait_until(DEADLINE, "end of the session by the new one", || !lab.local.answers(FAR));
     holds_for(Duration::from_secs(1), "the old secret opens nothing", || !lab.local.answers(FAR));
 }
 
