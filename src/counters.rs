@@ -116,6 +116,10 @@ pub struct Counters {
     pub answered_too_long: u64,
     /// Handshakes of a secure link that both ends have confirmed: its sessions so far.
     pub handshakes: u64,
+    /// Those of them that have replaced the session of a link that was up.
+    pub rekeys: u64,
+    /// Times that an interrupted link went on.
+    pub resumed: u64,
     drops: [u64; DROPS.len()],
 }
 
@@ -128,6 +132,16 @@ impl Counters {
     /// Counts this many.
     pub fn drop_many(&mut self, cause: Drop, count: u64) {
         self.drops[cause as usize] += count;
+    }
+
+    /// Times that the peer was there again after the first time.
+    pub fn reconnects(&self) -> u64 {
+        self.ups.saturating_sub(1) + self.resumed
+    }
+
+    /// Every cause by its name, with the number of packets dropped for it.
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        DROPS.iter().map(|(cause, name)| (*name, self.dropped(*cause)))
     }
 
     /// The number of packets dropped for this cause.
@@ -148,7 +162,8 @@ impl fmt::Display for Statistics<'_> {
             ("network-rx", counters.network_rx),
             ("device-tx", counters.device_tx),
         ];
-        write!(formatter, "ups={} handshakes={}", counters.ups, counters.handshakes)?;
+        write!(formatter, "ups={} reconnects={}", counters.ups, counters.reconnects())?;
+        write!(formatter, " handshakes={} rekeys={}", counters.handshakes, counters.rekeys)?;
         for (place, traffic) in places {
             write!(formatter, " {place}-packets={} {place}-bytes={}", traffic.packets, traffic.bytes)?;
         }

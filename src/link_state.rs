@@ -33,11 +33,27 @@ pub enum Outlook {
     Passing,
 }
 
+/// Changes that are remembered.
+pub const MAX_CHANGES: usize = 8;
+
+/// A change of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The state from then on.
+    pub state: State,
+    /// Why the connection has ended, where one has; otherwise empty.
+    pub reason: &'static str,
+    /// When it changed.
+    pub at: Instant,
+}
+
 /// The state with its time; see the module's text.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkState {
     state: State,
     since: Instant,
+    /// The latest changes, the newest first; what is not used yet is `None`.
+    changes: [Option<Change>; MAX_CHANGES],
     /// The state without a peer.
     rest: State,
     down_after: Duration,
@@ -48,7 +64,7 @@ pub struct LinkState {
 impl LinkState {
     /// A link without a peer, whose state that is.
     pub fn new(rest: State, down_after: Duration, now: Instant) -> Self {
-        Self { state: rest, since: now, rest, down_after, reason: "" }
+        Self { state: rest, since: now, changes: [None; MAX_CHANGES], rest, down_after, reason: "" }
     }
 
     /// The state.
@@ -59,6 +75,20 @@ impl LinkState {
     /// Another time after which an interruption is the end.
     pub fn set_down_after(&mut self, down_after: Duration) {
         self.down_after = down_after;
+    }
+
+    /// Why the connection has ended, if it has; otherwise empty.
+    pub fn reason(&self) -> &'static str {
+        match self.state {
+            State::Interrupted => self.reason,
+            State::Down(reason) => reason,
+            State::Unknown | State::Waiting | State::Connecting | State::Up => "",
+        }
+    }
+
+    /// The latest changes, the newest first.
+    pub fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.changes.iter().flatten()
     }
 
     /// For how long it has been so.
@@ -76,6 +106,7 @@ impl LinkState {
 
     /// Goes on where another link has ended that had the same device and maybe the same peer.
     pub fn continue_from(&mut self, earlier: &Self, now: Instant) {
+        self.changes = earlier.changes;
         match earlier.state {
             State::Up | State::Interrupted if self.rest != State::Unknown => {
                 self.reason = earlier.reason;
@@ -129,19 +160,32 @@ impl LinkState {
     fn change(&mut self, state: State, now: Instant) {
         if self.state != state {
             (self.state, self.since) = (state, now);
+            self.changes.rotate_right(1);
+            self.changes[0] = Some(Change { state, reason: self.reason(), at: now });
+        }
+    }
+}
+
+impl State {
+    /// The state in one word, without its reason.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Waiting => "waiting",
+            Self::Connecting => "connecting",
+            Self::Up => "up",
+            Self::Interrupted => "interrupted",
+            Self::Down(_) => "down",
         }
     }
 }
 
 impl fmt::Display for State {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.word())?;
         match self {
-            Self::Unknown => formatter.write_str("unknown"),
-            Self::Waiting => formatter.write_str("waiting"),
-            Self::Connecting => formatter.write_str("connecting"),
-            Self::Up => formatter.write_str("up"),
-            Self::Interrupted => formatter.write_str("interrupted"),
-            Self::Down(reason) => write!(formatter, "down reason={reason}"),
+            Self::Down(reason) => write!(formatter, " reason={reason}"),
+            Self::Unknown | Self::Waiting | Self::Connecting | Self::Up | Self::Interrupted => Ok(()),
         }
     }
 }
@@ -203,6 +247,24 @@ mod tests {
         let (mut link, start) = begin(State::Connecting);
         link.handle_interrupted("closed", start);
         assert_eq!((link.state(), link.poll_timeout()), (State::Connecting, None));
+    }
+
+    #[test]
+    fn the_latest_changes_are_remembered_with_their_reasons() {
+        let (mut link, start) = begin(State::Waiting);
+        assert_eq!(link.changes().count(), 0);
+        for number in 0..5 {
+            link.handle_up(start + 2 * number * SECOND);
+            link.handle_interrupted("reset", start + (2 * number + 1) * SECOND);
+        }
+        link.handle_timeout(start + 100 * SECOND);
+        let changes: Vec<_> = link.changes().map(|change| (change.state.word(), change.reason)).collect();
+        assert_eq!(changes.len(), MAX_CHANGES);
+        assert_eq!(changes[..3], [("down", "reset"), ("interrupted", "reset"), ("up", "")]);
+        assert_eq!(link.changes().nth(1).map(|change| change.at), Some(start + 9 * SECOND));
+        let (mut next, _) = begin(State::Connecting);
+        next.continue_from(&link, start + 101 * SECOND);
+        assert_eq!(next.changes().count(), MAX_CHANGES, "a new link with the same device remembers them, too");
     }
 
     #[test]

@@ -114,6 +114,11 @@ impl Scheduler {
         self.bytes > MAX_BYTES / 4 * 3 || self.waiting > MAX_WAITING / 4 * 3
     }
 
+    /// Bytes that wait now.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The most bytes that have ever waited.
     pub fn most_bytes(&self) -> usize {
         self.most_bytes

@@ -261,6 +261,62 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(u64::try_from(count).unwrap_or(0)) }
 }
 
+/// What the kernel knows about a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpFacts {
+    /// The round trip, smoothed (RFC 6298).
+    pub rtt: Duration,
+    /// Segments sent once more so far.
+    pub retransmits: u32,
+    /// The path MTU in bytes.
+    pub path_mtu: u32,
+}
+
+/// Asks about a TCP connection (tcp(7), `TCP_INFO`).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn tcp_facts(socket: BorrowedFd<'_>) -> io::Result<TcpFacts> {
+    // SAFETY: `tcp_info` is plain integers, for which zeros are a value.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut len = mem::size_of::<libc::tcp_info>() as libc::socklen_t;
+    let value = (&raw mut info).cast();
+    // SAFETY: the value pointer names a live structure and `len` is its size; getsockopt writes no more than that, and what
+    // an older kernel does not write stays zero.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &raw mut len) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(TcpFacts {
+        rtt: Duration::from_micros(info.tcpi_rtt.into()),
+        retransmits: info.tcpi_total_retrans,
+        path_mtu: info.tcpi_pmtu,
+    })
+}
+
+/// Groups of a process that are looked at; the kernel's own limit is 65,536 (`NGROUPS_MAX`).
+const MAX_GROUPS: usize = 1024;
+
+/// The supplementary groups that the process at the other end of a Unix socket had when it connected (unix(7),
+/// `SO_PEERGROUPS`).
+///
+/// # Errors
+/// Those of getsockopt(2), `ERANGE` if there are more than 1024.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; MAX_GROUPS];
+    let mut len = mem::size_of_val(&*groups) as libc::socklen_t;
+    let value = groups.as_mut_ptr().cast();
+    // SAFETY: the value pointer names `len` live bytes, and getsockopt writes no more than that.
+    let result =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERGROUPS, value, &raw mut len) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    groups.truncate(len as usize / mem::size_of::<libc::gid_t>());
+    Ok(groups)
+}
+
 /// Lets a TCP socket take bytes only while fewer than this are waiting in it to be sent for the first time (tcp(7),
 /// `TCP_NOTSENT_LOWAT`). What is on its way does not count.
 ///

@@ -26,7 +26,7 @@ mod open_error;
 mod received;
 
 use netchange::{AddressSpec, NetChange, NetConfig, NetError};
-use netlink::Netlink;
+use netlink::{Link, Netlink};
 pub use open_error::DeviceError;
 pub use received::{Form, Received};
 
@@ -349,6 +349,14 @@ impl Device {
     /// `ENODEV` if the device was deleted.
     pub fn mtu(&self) -> io::Result<u32> {
         Ok(Netlink::open()?.link(&self.current_name())?.mtu)
+    }
+
+    /// What the kernel tells about it.
+    ///
+    /// # Errors
+    /// `ENODEV` if the device was deleted.
+    pub fn link(&self) -> io::Result<Link> {
+        Netlink::open()?.link(&self.current_name())
     }
 
     /// Sets the MTU in bytes (pytun: setting `mtu`).

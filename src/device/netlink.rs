@@ -44,6 +44,8 @@ pub struct Link {
     pub gso_max_size: u32,
     /// Administrative state, `IFF_UP`; says nothing about the carrier.
     pub is_up: bool,
+    /// The carrier, `IFF_LOWER_UP`; never there while the device is down.
+    pub has_carrier: bool,
     /// `IFLA_INFO_KIND`: `"tun"` for tun and tap alike, absent for physical devices.
     pub kind: Option<String>,
     /// Index of the bridge or bond this device is a port of (`IFLA_MASTER`).
@@ -295,6 +297,7 @@ fn link_from(message: &LinkMessage) -> Link {
         tx_queue_len: 0,
         gso_max_size: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
+        has_carrier: message.header.flags.contains(LinkFlags::LowerUp),
         kind: None,
         controller: None,
     };

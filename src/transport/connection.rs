@@ -14,7 +14,7 @@ use socket2::SockRef;
 
 use super::frame::{self, Decoder, Encoder};
 use super::pace::Pace;
-use super::{DownReason, Each, backoff, socket};
+use super::{DownReason, Each, WayFacts, backoff, socket};
 use crate::config::LinkConfig;
 use crate::fault::{self, Origin, Severity};
 use crate::sys;
@@ -138,6 +138,12 @@ impl Connection {
     /// True if this host no longer has the address of this end.
     pub fn has_lost_address(&self, config: &LinkConfig) -> bool {
         self.stream.local_addr().is_ok_and(|local| socket::is_lost(config, local))
+    }
+
+    /// What is known about it.
+    pub fn facts(&self) -> WayFacts {
+        let local = self.stream.local_addr().ok().map(canonical);
+        WayFacts { local, tcp: sys::tcp_facts(self.stream.as_fd()).ok() }
     }
 
     /// The address of this end.

@@ -14,6 +14,7 @@ use mio::event::Event;
 use mio::{Registry, Token, Waker};
 
 use crate::config::{Access, LinkConfig, Protocol, Role};
+pub use crate::sys::TcpFacts;
 use crate::tunnel::{Path, PathInfo, Rejection};
 
 mod acceptor;
@@ -126,6 +127,15 @@ pub struct TransportCounters {
     pub truncated: u64,
 }
 
+/// What is known about the way to the peer, for those who watch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WayFacts {
+    /// Address and port of this end, as far as they are known.
+    pub local: Option<SocketAddr>,
+    /// What the kernel knows about the live TCP connection.
+    pub tcp: Option<TcpFacts>,
+}
+
 /// What takes the messages of [`Transport::receive_each`]: the path that a message came by, what that is like, and the
 /// message.
 pub type Each<'e, 'a> = &'e mut dyn FnMut(Path, &PathInfo, &'a mut [u8]);
@@ -204,6 +214,9 @@ pub trait Transport {
 
     /// What has been counted so far.
     fn counters(&self) -> TransportCounters;
+
+    /// What is known about the way to the peer; this may ask the kernel.
+    fn facts(&self) -> WayFacts;
 }
 
 /// What the tunnel does with the paths of a transport.

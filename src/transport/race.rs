@@ -129,7 +129,7 @@ mod tests {
         let (mut race, start) = race(3);
         assert_eq!(advance(&mut race, start), [0]);
         assert_eq!(race.poll_timeout(), Some(start + STAGGER));
-        assert_eq!(advance(&mut race, start + STAGGER - MS), []);
+        assert_eq!(advance(&mut race, start + STAGGER - MS), [] as [u16; 0]);
         assert_eq!(advance(&mut race, start + STAGGER), [1]);
         assert_eq!(advance(&mut race, start + 2 * STAGGER), [2]);
         assert_eq!(race.poll_timeout(), Some(start + PATIENCE));
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(race.poll_timeout(), Some(start + MS));
         assert_eq!(advance(&mut race, start + MS), [1]);
         assert_eq!(race.take(|number| *number == 7, start + MS), None);
-        assert_eq!(advance(&mut race, start + 2 * MS), []);
+        assert_eq!(advance(&mut race, start + 2 * MS), [] as [u16; 0]);
     }
 
     #[test]
@@ -177,6 +177,6 @@ mod tests {
         race.add(&[address(2)]);
         assert_eq!(advance(&mut race, start + STAGGER), [1]);
         assert_eq!(advance(&mut race, start + 2 * STAGGER), [2]);
-        assert_eq!(advance(&mut race, start + 3 * STAGGER), []);
+        assert_eq!(advance(&mut race, start + 3 * STAGGER), [] as [u16; 0]);
     }
 }

@@ -19,7 +19,9 @@ use super::race::Race;
 use super::resolve::{Answer, Resolver};
 use super::stall::Stall;
 use super::targets::Targets;
-use super::{Context, DownReason, Each, LinkEvent, Mode, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use super::{
+    Context, DownReason, Each, LinkEvent, Mode, RESOLVER_TOKEN, Transport, TransportCounters, WayFacts, socket,
+};
 use crate::config::{Endpoint, LinkConfig};
 use crate::fault::FaultLog;
 use crate::tunnel::{Path, Rejection};
@@ -489,5 +491,10 @@ impl Transport for TcpClient {
 
     fn counters(&self) -> TransportCounters {
         self.counters
+    }
+
+    fn facts(&self) -> WayFacts {
+        let Stage::Live(live) = &self.stage else { return WayFacts::default() };
+        live.connection.facts()
     }
 }

@@ -20,7 +20,9 @@ use super::acceptor::{self, Acceptor, LISTENER_TOKEN, token_of};
 use super::admission::Admission;
 use super::connection::{self, Connection};
 use super::pending::{self, Origin, Pending};
-use super::{Context, DownReason, Each, LinkEvent, Transport, TransportCounters, before_authentication, frame, socket};
+use super::{
+    Context, DownReason, Each, LinkEvent, Transport, TransportCounters, WayFacts, before_authentication, frame, socket,
+};
 use crate::config::{LinkConfig, Role};
 use crate::fault::FaultLog;
 use crate::sys;
@@ -326,5 +328,9 @@ impl Transport for TcpGate {
 
     fn counters(&self) -> TransportCounters {
         self.counters
+    }
+
+    fn facts(&self) -> WayFacts {
+        self.live.as_ref().map(|connection| connection.facts()).unwrap_or_default()
     }
 }

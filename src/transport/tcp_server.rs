@@ -13,7 +13,7 @@ use socket2::Type;
 use super::acceptor::{self, Acceptor, LISTENER_TOKEN, token_of};
 use super::admission::Admission;
 use super::connection::{self, Connection};
-use super::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use super::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, WayFacts, socket};
 use crate::config::{LinkConfig, Role};
 use crate::fault::FaultLog;
 use crate::tunnel::{Path, PathInfo, Rejection};
@@ -233,5 +233,9 @@ impl Transport for TcpServer {
 
     fn counters(&self) -> TransportCounters {
         self.counters
+    }
+
+    fn facts(&self) -> WayFacts {
+        self.live.as_ref().map(|connection| connection.facts()).unwrap_or_default()
     }
 }

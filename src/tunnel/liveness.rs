@@ -34,6 +34,7 @@ pub struct Liveness {
     idle_ping_at: Instant,
     ping: Option<(u64, Instant)>,
     smoothed_rtt: Option<Duration>,
+    measured_at: Option<Instant>,
 }
 
 impl Liveness {
@@ -51,6 +52,7 @@ impl Liveness {
             idle_ping_at: now + keepalive,
             ping: None,
             smoothed_rtt: None,
+            measured_at: None,
         }
     }
 
@@ -98,16 +100,28 @@ impl Liveness {
     /// A pong has come.
     pub fn ponged(&mut self, token: u64, now: Instant) {
         if let Some((_, at)) = self.ping.take_if(|(asked, _)| *asked == token) {
-            self.measured(now.saturating_duration_since(at));
+            self.measured(now.saturating_duration_since(at), now);
         }
     }
 
     /// A round trip was measured; smoothed as in RFC 6298.
-    pub fn measured(&mut self, rtt: Duration) {
+    pub fn measured(&mut self, rtt: Duration, now: Instant) {
+        self.measured_at = Some(now);
         self.smoothed_rtt = Some(match self.smoothed_rtt {
             Some(smoothed) => (smoothed * 7 + rtt) / 8,
             None => rtt,
         });
+    }
+
+    /// The round trip, if one was measured.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.smoothed_rtt
+    }
+
+    /// True if the last measurement is older than this, and none is under way that is younger.
+    pub fn is_stale(&self, age: Duration, now: Instant) -> bool {
+        let newest = self.measured_at.into_iter().chain(self.ping.map(|(_, at)| at)).max();
+        newest.is_none_or(|at| now.saturating_duration_since(at) >= age)
     }
 
     /// Time in which an answer is expected. Never so long that the peer is given up before it was asked twice: a sample may have been taken across a sleep.
@@ -201,7 +215,7 @@ mod tests {
     #[test]
     fn traffic_without_an_answer_is_doubted_after_twice_the_round_trip() {
         let (mut liveness, start) = begin();
-        liveness.measured(200 * MS);
+        liveness.measured(200 * MS, start);
         liveness.sent(start);
         let expected = [(600, Due::Ping), (1200, Due::Doubt)];
         assert_eq!(course(&mut liveness, start, 2 * SECOND), expected);
@@ -233,14 +247,14 @@ mod tests {
         liveness.ponged(7, start + 160 * MS);
         liveness.ponged(7, start + SECOND);
         assert_eq!(liveness.smoothed_rtt, Some(160 * MS));
-        liveness.measured(80 * MS);
+        liveness.measured(80 * MS, start);
         assert_eq!(liveness.smoothed_rtt, Some(150 * MS));
     }
 
     #[test]
     fn a_round_trip_across_a_sleep_does_not_make_the_end_patient_for_ever() {
         let (mut liveness, start) = begin();
-        liveness.measured(8 * 3600 * SECOND);
+        liveness.measured(8 * 3600 * SECOND, start);
         liveness.sent(start);
         let expected =
             [(2500, Due::Ping), (5000, Due::Doubt), (5500, Due::Ping), (8500, Due::Ping), (10_000, Due::Silence)];

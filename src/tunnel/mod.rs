@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::config::LinkLayer;
 use crate::offload::{Checksum, Segmentation};
 
+mod arrivals;
 pub mod crypto;
 mod gate;
 pub mod handshake;
@@ -27,6 +28,7 @@ pub mod replay;
 pub mod secure;
 mod session;
 
+pub use arrivals::Arrivals;
 use plain::Plain;
 use secure::Secure;
 
@@ -210,6 +212,21 @@ pub struct Transmit {
     pub message: Vec<u8>,
 }
 
+/// What is known about a secure link beside its state.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Facts {
+    /// How messages are sealed; `None` without a session.
+    pub aead: Option<crypto::Aead>,
+    /// Time since the handshake of the current session.
+    pub session_age: Option<Duration>,
+    /// The round trip, smoothed (RFC 6298).
+    pub rtt: Option<Duration>,
+    /// The path MTU in bytes, with the headers of IP and UDP, and how it is known; `None` over TCP or without a path.
+    pub path_mtu: Option<(usize, path_mtu::Source)>,
+    /// Messages of the peer that have arrived and that have not; `None` over TCP, where none is lost.
+    pub arrivals: Option<Arrivals>,
+}
+
 /// The state machine of one link.
 pub enum Tunnel {
     /// A message is a packet.
@@ -369,6 +386,22 @@ impl Tunnel {
             // The network cuts what is longer.
             Self::Plain(_) => {}
             Self::Secure(secure) => secure.link_limit(path, max_message, now),
+        }
+    }
+
+    /// What is known about a secure link at `now`; `None` on a plain one.
+    pub fn facts(&self, now: Instant) -> Option<Facts> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secure(secure) => Some(secure.facts(now)),
+        }
+    }
+
+    /// Somebody wants to know the round trip: it is measured anew unless that was done within the last second.
+    pub fn measure(&mut self, now: Instant) {
+        match self {
+            Self::Plain(_) => {}
+            Self::Secure(secure) => secure.measure(now),
         }
     }
 

@@ -276,6 +276,13 @@ impl PathMtu {
         Some(now.saturating_duration_since(probe.sent_at))
     }
 
+    /// The path MTU in bytes as far as there is a use for it, and how it is known.
+    pub fn known(&self) -> (usize, Source) {
+        let is_interface = !self.is_limited && self.ceiling < self.wanted;
+        let source = if is_interface { Source::Interface } else { Source::Probed };
+        (self.limit.min(self.useful()) + self.family.headers_len(), source)
+    }
+
     /// What has changed since the last call.
     pub fn poll_change(&mut self) -> Option<Change> {
         self.change.take()
@@ -414,9 +421,8 @@ impl PathMtu {
         };
         if is_news {
             self.reported = Some(effective);
-            let is_interface = !self.is_limited && self.ceiling < self.wanted;
-            let source = if is_interface { Source::Interface } else { Source::Probed };
-            self.change = Some(Change { path_mtu: effective + self.family.headers_len(), message: effective, source });
+            let (path_mtu, source) = self.known();
+            self.change = Some(Change { path_mtu, message: effective, source });
         }
     }
 }

@@ -34,6 +34,12 @@ impl ReplayWindow {
         self.end - counter <= WINDOW && self.blocks[block(counter)] & bit(counter) == 0
     }
 
+    /// One more than the greatest accepted counter: how many messages the sender has sealed at least.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
     /// True if this counter is greater than all that were accepted.
     #[must_use]
     pub fn is_newest(&self, counter: u64) -> bool {

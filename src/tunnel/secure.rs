@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::arrivals::Arrivals;
 use super::gate::Gate;
 use super::identity::Identity;
 use super::liveness::{Due, Liveness};
@@ -82,6 +83,7 @@ pub struct Secure {
     liveness: Option<Liveness>,
     /// On a datagram link, once the transport has said what the interface takes.
     path_mtu: Option<PathMtu>,
+    arrivals: Arrivals,
     up: bool,
     interrupted: bool,
     /// The host sends nothing into the device, whatever it may have to send.
@@ -140,6 +142,7 @@ impl Secure {
             gate: Gate::new(now),
             liveness: None,
             path_mtu: None,
+            arrivals: Arrivals::new(now),
             up: false,
             interrupted: false,
             demand_hidden: false,
@@ -256,7 +259,10 @@ impl Secure {
             return Err(Refused::UnknownSession);
         }
         let (kind, flags) = (message[0], u16::from_be_bytes([message[2], message[3]]));
+        let expected = session.expected();
         let (plain, newest) = session.open(message, now)?;
+        let expected = session.expected() - expected;
+        self.arrivals.count(expected, now);
         match slot {
             // The peer may be about to change to one that was made after this.
             Slot::Next(index) => {

@@ -156,6 +156,11 @@ impl Session {
         self.begun_at
     }
 
+    /// How many messages the peer has sealed at least.
+    pub fn expected(&self) -> u64 {
+        self.window.end()
+    }
+
     /// When it is to be replaced for its age.
     pub fn rekey_at(&self) -> Instant {
         self.rekey_at

@@ -15,7 +15,9 @@ use crate::config::{Endpoint, LinkConfig};
 use crate::fault::FaultLog;
 use crate::transport::backoff::{Backoff, Pause};
 use crate::transport::resolve::{Answer, Resolver};
-use crate::transport::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, socket};
+use crate::transport::{
+    Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, WayFacts, socket,
+};
 use crate::tunnel::{Path, PathInfo, Rejection};
 
 /// Silence after sending to a peer that was never heard after which the log says so, and how often it does.
@@ -350,5 +352,9 @@ impl Transport for UdpClient {
 
     fn counters(&self) -> TransportCounters {
         self.counters
+    }
+
+    fn facts(&self) -> WayFacts {
+        self.open.as_ref().map(|open| open.channel.facts(&self.config, None)).unwrap_or_default()
     }
 }

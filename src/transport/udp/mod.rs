@@ -18,7 +18,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{SockRef, Socket, Type};
 
 use super::connection::canonical;
-use super::{FIRST_TOKEN, TransportCounters};
+use super::{FIRST_TOKEN, TransportCounters, WayFacts};
 use crate::config::LinkConfig;
 use crate::fault::{self, FaultLog, Origin, Severity};
 use crate::sys::{self, Arrival, Departure, ReceiveBatch};
@@ -169,6 +169,18 @@ impl Channel {
     /// The local address and port.
     fn local_address(&self) -> Option<SocketAddr> {
         self.socket.local_addr().ok()?.as_socket()
+    }
+
+    /// What is known about the way to the peer. If the kernel picks the address that datagrams leave from, it is asked which
+    /// one that is.
+    fn facts(&self, config: &LinkConfig, peer: Option<SocketAddr>) -> WayFacts {
+        let routed = || super::socket::source_towards(config, peer?);
+        let with_source = |local: SocketAddr| {
+            let own = Some(local.ip()).filter(|own| !own.is_unspecified());
+            let source = self.from.or(own).or_else(routed).unwrap_or(local.ip());
+            canonical(SocketAddr::new(source, local.port()))
+        };
+        WayFacts { local: self.local_address().map(with_source), tcp: None }
     }
 
     /// True if this host no longer has the address that datagrams leave from.

@@ -26,7 +26,8 @@ use crate::transport::backoff::{Backoff, Pause};
 use crate::transport::connection::canonical;
 use crate::transport::resolve::{Answer, Resolver};
 use crate::transport::{
-    Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, before_authentication, socket,
+    Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, WayFacts,
+    before_authentication, socket,
 };
 use crate::tunnel::{Path, Rejection};
 
@@ -494,6 +495,10 @@ impl Transport for Roaming {
 
     fn counters(&self) -> TransportCounters {
         self.counters
+    }
+
+    fn facts(&self) -> WayFacts {
+        self.channel.facts(&self.config, self.peer_address())
     }
 }
 

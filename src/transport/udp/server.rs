@@ -14,7 +14,7 @@ use crate::fault::FaultLog;
 use crate::sys::Arrival;
 use crate::transport::admission::Admission;
 use crate::transport::connection::canonical;
-use crate::transport::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters};
+use crate::transport::{Context, DownReason, Each, LinkEvent, RESOLVER_TOKEN, Transport, TransportCounters, WayFacts};
 use crate::tunnel::{Path, PathInfo, Rejection};
 
 /// Decisions about unknown sources in one second. Each may ask the kernel for a route; a flood of strangers is to cost
@@ -348,5 +348,9 @@ impl Transport for UdpServer {
 
     fn counters(&self) -> TransportCounters {
         self.door.counters
+    }
+
+    fn facts(&self) -> WayFacts {
+        self.channel.facts(&self.config, self.peer_address())
     }
 }

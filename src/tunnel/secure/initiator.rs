@@ -303,7 +303,7 @@ impl Secure {
         self.next.clear();
         self.complete(session, path, info, now);
         if let Some(liveness) = &mut self.liveness {
-            liveness.measured(now.saturating_duration_since(outstanding.sent_at));
+            liveness.measured(now.saturating_duration_since(outstanding.sent_at), now);
         }
         self.send_control(Control::Empty);
         Ok(())

@@ -62,7 +62,7 @@ impl Secure {
         let Some(rtt) = path_mtu.ponged(token, usize::from(size) + OVERHEAD, now, liveness.patience()) else {
             return false;
         };
-        liveness.measured(rtt);
+        liveness.measured(rtt, now);
         self.send_probes(now);
         self.tell_path_mtu();
         true

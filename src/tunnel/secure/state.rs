@@ -7,14 +7,18 @@ use super::initiator::{Attempt, Reason};
 use super::{Due, Link, MAX_PREVIOUS, Persistence, Secure, responder};
 use crate::tunnel::liveness::Liveness;
 use crate::tunnel::message::{self, CloseReason, Control, FEATURES_RELIABLE, Instance, Side};
+use crate::tunnel::path_mtu::PathMtu;
 use crate::tunnel::secure::Endpoint;
 use crate::tunnel::session::Session;
-use crate::tunnel::{Event, Notice, Path, PathInfo, Rejection};
+use crate::tunnel::{Event, Facts, Notice, Path, PathInfo, Rejection};
 
 /// Wait before a handshake after the peer has said goodbye.
 const AFTER_GOODBYE: Duration = Duration::from_secs(1);
 /// The same if it has said that it begins anew.
 const AFTER_NEW_BEGINNING: Duration = Duration::from_millis(100);
+
+/// The round trip is measured no more often than this because somebody wants to know it.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Secure {
     pub(super) fn handle_goodbye(&mut self, reason: u8, path: Path, now: Instant) {
@@ -66,6 +70,25 @@ impl Secure {
         self.send_control(Control::Ping { token, len: message::PONG_LEN });
         if let Some(liveness) = &mut self.liveness {
             liveness.pinged(token, now);
+        }
+    }
+
+    /// What is known about the link; see [`super::super::Tunnel::facts`].
+    pub fn facts(&self, now: Instant) -> Facts {
+        let is_lossy = self.link.is_some_and(|link| !link.info.reliable);
+        Facts {
+            aead: self.current.as_ref().map(|session| session.terms.aead),
+            session_age: self.current.as_ref().map(|session| now.saturating_duration_since(session.begun_at())),
+            rtt: self.liveness.as_ref().and_then(Liveness::rtt),
+            path_mtu: self.path_mtu.as_ref().filter(|_| is_lossy).map(PathMtu::known),
+            arrivals: is_lossy.then_some(self.arrivals),
+        }
+    }
+
+    /// Measures the round trip if that was not done within the last second.
+    pub fn measure(&mut self, now: Instant) {
+        if self.up && self.liveness.as_ref().is_some_and(|liveness| liveness.is_stale(MEASURE_INTERVAL, now)) {
+            self.ping(now);
         }
     }
 
