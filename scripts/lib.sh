@@ -83,7 +83,7 @@ peer_python() {
     environment=$(target_directory)/peer-venv
     # The copy is put there last, so that an environment that was left half made is not taken for a whole one.
     if ! cmp -s "$wanted" "$environment/requirements.txt" ||
-        ! "$environment/bin/python" -c 'import cryptography, noise.connection' 2>/dev/null; then
+        ! "$environment/bin/python" -c 'import cryptography, noise.connection, prometheus_client' 2>/dev/null; then
         say "Making the Python environment of tests/peer in $environment" >&2
         # Called for its output, a function does not end at the first failure by itself.
         rm -rf "$environment" &&

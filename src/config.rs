@@ -377,6 +377,29 @@ pub struct NetworkConfig {
     pub carrier: CarrierChoice,
 }
 
+/// Where the control socket is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ControlChoice {
+    /// In the usual directory, by the name of the instance; a failure is no reason not to run.
+    #[default]
+    Usual,
+    /// Nowhere.
+    Off,
+    /// Here.
+    Path(PathBuf),
+}
+
+/// How the tunnel can be watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlConfig {
+    /// The name of the instance, if it has one beside its device's: that of its configuration file.
+    pub instance: Option<String>,
+    /// The control socket.
+    pub socket: ControlChoice,
+    /// Where metrics are served: a loopback address.
+    pub metrics: Option<SocketAddr>,
+}
+
 /// The settings of a tunnel, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -386,6 +409,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// The link to the peer.
     pub link: LinkConfig,
+    /// How it can be watched.
+    pub control: ControlConfig,
     /// Exit when the peer leaves.
     pub once: bool,
     /// Print the original's line for each packet.

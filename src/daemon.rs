@@ -59,6 +59,7 @@ fn serve(
 ) -> Result<()> {
     // Before anything is changed, so that a signal does not come between a change and its undoing.
     let mut event_loop = EventLoop::new(&device).context("Cannot start the event loop")?;
+    event_loop.open_control(&config.control, device.name())?;
     configure(network, &device, config)?;
     let name = device.name().to_owned();
     let mut relay = link::open(device, &config.link, config.debug, &event_loop).map_err(|(_, error)| error)?;

@@ -19,9 +19,12 @@ use nix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_mio::v1_0::Signals;
 
+use crate::config::ControlConfig;
+use crate::control::Control;
 use crate::device::Device;
 use crate::device::netwatch::NetWatch;
 use crate::relay::Relay;
+use crate::relay::report::Moment;
 use crate::supervisor::Supervisor;
 use crate::transport::admission::Surroundings;
 use crate::transport::{Context, Mode, RESOLVER_TOKEN};
@@ -69,6 +72,7 @@ pub struct EventLoop {
     network: NetWatch,
     supervisor: Supervisor,
     waker: Arc<Waker>,
+    control: Control,
     /// The same moment on two clocks: an `Instant` by itself does not go on while the machine sleeps.
     started_at: Instant,
     boot_time: Duration,
@@ -105,8 +109,18 @@ impl EventLoop {
         let waker = Arc::new(Waker::new(registry, RESOLVER_TOKEN)?);
         let events = Events::with_capacity(EVENT_CAPACITY);
         let (started_at, boot_time) = (started_at(), boot_time());
-        let supervisor = Supervisor::from_environment(started_at);
-        Ok(Self { poll, events, signals, network, supervisor, waker, started_at, boot_time })
+        let (supervisor, control) = (Supervisor::from_environment(started_at), Control::default());
+        Ok(Self { poll, events, signals, network, supervisor, waker, control, started_at, boot_time })
+    }
+
+    /// Opens the sockets by which the tunnel can be watched, and serves them from then on. They close with the loop.
+    ///
+    /// # Errors
+    /// One that was asked for in so many words cannot be opened.
+    pub fn open_control(&mut self, config: &ControlConfig, device: &str) -> anyhow::Result<()> {
+        let began = Moment { now: self.now(), wall: self.wall() };
+        self.control = Control::open(config, device, self.poll.registry(), began)?;
+        Ok(())
     }
 
     /// What a transport needs to be opened in this loop.
@@ -155,16 +169,17 @@ impl EventLoop {
             relay.handle_timeout(now);
             relay.run(now)?;
             self.supervisor.follow(relay.standing(), now);
+            self.serve_control(relay, now);
             if when_peer_leaves == WhenPeerLeaves::Return && relay.has_lost_peer() {
                 return Ok(Outcome::PeerLeft);
             }
             if relay.take_path_change() {
                 return Ok(Outcome::PathMtuChanged);
             }
-            let sleep = if relay.is_runnable() {
+            let sleep = if relay.is_runnable() || self.control.is_runnable() {
                 Some(Duration::ZERO)
             } else {
-                let others = [self.network.poll_timeout(), self.supervisor.poll_timeout()];
+                let others = [self.network.poll_timeout(), self.supervisor.poll_timeout(), self.control.poll_timeout()];
                 let deadline = others.into_iter().chain([relay.poll_timeout()]).flatten().min();
                 deadline.map(|deadline| deadline.saturating_duration_since(now))
             };
@@ -179,6 +194,13 @@ impl EventLoop {
         }
     }
 
+    fn serve_control(&mut self, relay: &mut Relay, now: Instant) {
+        if self.control.is_due(now) {
+            let moment = Moment { now, wall: self.wall() };
+            self.control.run(relay, self.poll.registry(), moment);
+        }
+    }
+
     fn dispatch(&mut self, relay: &mut Relay) -> Option<Outcome> {
         if self.events.is_empty() {
             return None;
@@ -190,6 +212,7 @@ impl EventLoop {
                 DEVICE_TOKEN => relay.device_mut().set_readable(),
                 SIGNAL_TOKEN => signalled = true,
                 NETWORK_TOKEN => self.network.set_readable(),
+                token if Control::owns(token) => self.control.handle_event(event),
                 _ => relay.transport_mut().handle_event(event, now),
             }
         }

@@ -9,7 +9,7 @@
 //! crate offers; [`tools`] are the subcommands.
 //!
 //! [`hint`] is what the daemon remembers across restarts; [`link_state`] what it knows about its peer, for all who report
-//! it; [`supervisor`] tells the service manager;
+//! it; [`control`] tells who watches, [`supervisor`] the service manager;
 //! `bucket` limits how often something happens; [`holder`] finds who has what is wanted.
 //!
 //! `docs/ARCHITECTURE.md` in the repository says why it is built so.
@@ -28,6 +28,7 @@
 mod bucket;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod counters;
 pub mod daemon;
 pub mod device;

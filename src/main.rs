@@ -82,9 +82,11 @@ fn read_config(cli: &Cli, keys: &KeyFiles) -> Result<Config, ConfigError> {
     if options.has_keys() {
         memory::protect().map_err(ConfigError::Memory)?;
     }
-    let config = Config::new(&options, &transport::resolve::service_port, keys)?;
-    let log_level = logging::shifted(config.log_level, cli.verbose, cli.quiet);
-    Ok(Config { log_level, ..config })
+    let mut config = Config::new(&options, &transport::resolve::service_port, keys)?;
+    config.log_level = logging::shifted(config.log_level, cli.verbose, cli.quiet);
+    let stem = cli.config.as_ref().and_then(|path| path.file_stem());
+    config.control.instance = stem.map(|stem| stem.to_string_lossy().into_owned());
+    Ok(config)
 }
 
 /// Writes to standard output; a reader that has gone is no reason to panic.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use log::{debug, info};
 
 use crate::config::{LinkConfig, Protocol};
-use crate::counters::{Counters, Drop, Statistics};
+use crate::counters::{Counters, Drop};
 use crate::device::netwatch::Changes;
 use crate::device::{Device, Flow};
 use crate::fault::FaultLog;
@@ -31,6 +31,7 @@ mod fit;
 mod input;
 pub mod loop_guard;
 mod output;
+pub mod report;
 mod too_long;
 mod words;
 
@@ -40,6 +41,7 @@ use input::{Backlog, Sender};
 use loop_guard::LoopGuard;
 pub use output::WIRE_LOG;
 use output::{Output, WireLog};
+use report::About;
 
 /// Packets or super-packets read from the device in one turn, and bytes after which no more are moved.
 const DEVICE_BUDGET: usize = 64;
@@ -79,6 +81,7 @@ pub struct Relay {
     tunnel: Tunnel,
     protocol: Protocol,
     is_client: bool,
+    about: About,
     state: LinkState,
     carrier: Carrier,
     /// `None` where nobody knows about routes.
@@ -123,6 +126,7 @@ impl Relay {
             transport,
             protocol: link.protocol,
             is_client: link.role.is_client(),
+            about: About::new(link),
             counters: Counters::default(),
             wire_log: debug.then(WireLog::default),
             ending: None,
@@ -166,6 +170,7 @@ impl Relay {
     pub fn reconfigure(&mut self, link: &LinkConfig, keys: Option<(Settings, Vec<Identity>)>, now: Instant) {
         self.state.set_down_after(link.down_after);
         self.fit.set_clamp(link.mss_clamp);
+        self.about = About::new(link);
         if let Some((settings, identities)) = keys {
             self.tunnel.reconfigure(settings, identities, now);
         }
@@ -188,21 +193,6 @@ impl Relay {
     /// The transport.
     pub fn transport_mut(&mut self) -> &mut dyn Transport {
         &mut *self.transport
-    }
-
-    /// The state and the counters so far.
-    pub fn statistics(&self, now: Instant) -> impl Display {
-        let (state, lasting) = (self.state.state(), self.state.lasting(now).as_secs());
-        format!(
-            "state={state} state-seconds={lasting} {}",
-            Statistics(&self.counters, self.transport.counters(), self.backlog.most_bytes())
-        )
-    }
-
-    /// How the link is now.
-    pub fn standing(&self) -> Standing {
-        let peer = self.transport.peer_address().filter(|_| self.state.has_carrier());
-        Standing { state: self.state.state(), peer }
     }
 
     /// True once a peer that was up has gone.
@@ -467,8 +457,12 @@ impl Relay {
                 let retry = retry.map(|wait| format!(" retry={}ms", wait.as_millis())).unwrap_or_default();
                 info!("tunnel interrupted reason={reason}{retry} peer={peer}");
             }
-            Event::Renewed => self.counters.handshakes += 1,
+            Event::Renewed => {
+                self.counters.handshakes += 1;
+                self.counters.rekeys += u64::from(self.state.state() == State::Up);
+            }
             Event::Resumed(peer) => {
+                self.counters.resumed += 1;
                 self.state.handle_up(now);
                 info!("tunnel resumed peer={peer}");
             }

@@ -222,6 +222,14 @@ pub struct Options {
     #[arg(long, value_name = "GROUP", help_heading = "Device")]
     pub owner_group: Option<Text>,
 
+    /// Socket that simpletun status asks [default: /run/simpletun/NAME.sock, NAME that of the file, else of the device]
+    #[arg(long, value_name = "PATH|off", help_heading = "Status")]
+    pub control: Option<Text>,
+
+    /// Serve metrics (OpenMetrics) over HTTP at this loopback address, such as 127.0.0.1:9586
+    #[arg(long, value_name = "ADDR:PORT", help_heading = "Status")]
+    pub metrics: Option<Text>,
+
     /// Print a line for every packet, as the original simpletun does
     #[arg(short, long, help_heading = "Output")]
     pub debug: bool,
@@ -335,6 +343,8 @@ impl Options {
             persist: flags.persist || self.persist,
             owner: flags.owner.or(self.owner),
             owner_group: flags.owner_group.or(self.owner_group),
+            control: flags.control.or(self.control),
+            metrics: flags.metrics.or(self.metrics),
             debug: flags.debug || self.debug,
             log_level: flags.log_level.or(self.log_level),
             security: flags.security.or(self.security),

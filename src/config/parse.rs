@@ -1,7 +1,7 @@
 //! From the options as typed to the settings as used: one function a kind of value, each with its own sentence
 //! for what can be wrong.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -10,9 +10,9 @@ use log::LevelFilter;
 use super::endpoint::{Endpoint, agree, bind_address, peer_endpoint, port, usable_address};
 use super::security::{Protection, protection};
 use super::{
-    Access, Bind, CarrierChoice, Config, ConfigError, DEFAULT_PORT, DeviceConfig, InterfaceAddress, KeySource,
-    LinkConfig, LinkLayer, MAX_NAME_LEN, MssClamp, NetworkConfig, Offload, Options, Protocol, Role, ServiceLookup,
-    Text,
+    Access, Bind, CarrierChoice, Config, ConfigError, ControlChoice, ControlConfig, DEFAULT_PORT, DeviceConfig,
+    InterfaceAddress, KeySource, LinkConfig, LinkLayer, MAX_NAME_LEN, MssClamp, NetworkConfig, Offload, Options,
+    Protocol, Role, ServiceLookup, Text,
 };
 
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(3);
@@ -56,6 +56,7 @@ pub(super) fn config(
         },
         network: network(options, kind)?,
         link: link(options, services, protection(options, keys)?)?,
+        control: control(options)?,
         once: options.once,
         debug: options.debug,
         log_level: options.log_level.as_ref().map_or(Ok(LevelFilter::Info), log_level)?,
@@ -122,6 +123,34 @@ fn link(options: &Options, services: ServiceLookup<'_>, protection: Protection) 
 fn log_level(text: &Text) -> Result<LevelFilter, ConfigError> {
     let named = text.0.parse().ok().filter(|level| *level != LevelFilter::Off);
     named.ok_or_else(|| ConfigError::value("log-level", &text.0, "it must be error, warn, info, debug or trace"))
+}
+
+fn control(options: &Options) -> Result<ControlConfig, ConfigError> {
+    let socket = match options.control.as_ref().map(|text| text.0.as_str()) {
+        None => ControlChoice::Usual,
+        Some("off") => ControlChoice::Off,
+        Some(path) if path.starts_with('/') => ControlChoice::Path(path.into()),
+        Some(other) => {
+            let problem = "it must be off or the path of a socket from the root on, such as /run/simpletun/a.sock";
+            return Err(ConfigError::value("control", other, problem));
+        }
+    };
+    let metrics = options.metrics.as_ref().map(metrics).transpose()?;
+    Ok(ControlConfig { instance: None, socket, metrics })
+}
+
+fn metrics(text: &Text) -> Result<SocketAddr, ConfigError> {
+    let usual = "such as 127.0.0.1:9586 or [::1]:9586";
+    let wrong = |problem: &str| Err(ConfigError::value("metrics", &text.0, format!("{problem}, {usual}")));
+    match text.0.parse::<SocketAddr>() {
+        Err(_) => wrong("it must be an address and a port"),
+        Ok(address) if !address.ip().is_loopback() => wrong(
+            "whoever reaches it may read the metrics, so it must be an address of this host alone (for others, let a \
+             proxy in front of it ask who they are)",
+        ),
+        Ok(address) if address.port() == 0 => wrong("the port cannot be 0"),
+        Ok(address) => Ok(address),
+    }
 }
 
 fn offload(options: &Options) -> Result<Offload, ConfigError> {

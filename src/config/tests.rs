@@ -205,6 +205,12 @@ fn mistakes_name_option_value_and_cure() {
         ("-i t -s --keepalive 8s --down-after 10s", "down-after", "10s"),
         ("-i t -s --offload maybe", "offload", "maybe"),
         ("-i t -s --carrier maybe", "carrier", "maybe"),
+        ("-i t -s --control status.sock", "control", "root on"),
+        ("-i t -s --metrics 9586", "metrics", "an address and a port"),
+        ("-i t -s --metrics localhost:9586", "metrics", "127.0.0.1:9586"),
+        ("-i t -s --metrics 0.0.0.0:9586", "metrics", "proxy"),
+        ("-i t -s --metrics [2001:db8::1]:9586", "metrics", "proxy"),
+        ("-i t -s --metrics 127.0.0.1:0", "metrics", "port"),
         ("-i t -s --mss-clamp on", "mss-clamp", "on"),
         ("-i t -s --mss-clamp 47", "mss-clamp", "47"),
         ("-i t -s --mss-clamp 65496", "mss-clamp", "65496"),
@@ -300,4 +306,22 @@ fn an_unknown_word_for_the_security_is_refused() {
     let options = file("security = 'Plain'\ninterface = 't'\nserver = true\n").expect("a legal file");
     let error = Config::new(&options, &|_, _| None, &NoKeys).expect_err("an unknown word").to_string();
     assert!(error.contains("security") && error.contains("plain"), "{error}");
+}
+
+#[test]
+fn a_tunnel_can_be_watched_where_it_is_asked_for() {
+    let control = |line: &str| config(line).control;
+    assert_eq!(control("-i t -s"), ControlConfig::default());
+    assert_eq!(control("-i t -s --control off").socket, ControlChoice::Off);
+    assert_eq!(control("-i t -s --control /run/a.sock").socket, ControlChoice::Path("/run/a.sock".into()));
+    for address in ["127.0.0.1:9586", "127.8.9.1:1", "[::1]:9586"] {
+        assert_eq!(
+            control(&format!("-i t -s --metrics {address}")).metrics,
+            Some(address.parse().expect("an address"))
+        );
+    }
+    let text = "security = 'plain'\ninterface = 't'\nserver = true\ncontrol = 'off'\nmetrics = '127.0.0.1:9586'\n";
+    let options = Options::from_toml(text, "file").expect("a legal file");
+    let config = Config::new(&options, &|_, _| None, &NoKeys).expect("legal settings");
+    assert_eq!((config.control.socket, config.control.metrics.is_some()), (ControlChoice::Off, true));
 }

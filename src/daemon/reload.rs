@@ -7,7 +7,9 @@ use anyhow::Result;
 use log::{Level, debug, error, log};
 
 use super::{GSO_MAX_SIZE, changes, link, mtu, upkeep};
-use crate::config::{Access, Config, ConfigError, DeviceConfig, LinkConfig, NetworkConfig, Role, Security};
+use crate::config::{
+    Access, Config, ConfigError, ControlConfig, DeviceConfig, LinkConfig, NetworkConfig, Role, Security,
+};
 use crate::device::netchange::{NetChange, NetConfig};
 use crate::event_loop::EventLoop;
 use crate::logging;
@@ -41,7 +43,7 @@ pub fn reload(
     };
     let plan = Plan::of(config, &new);
     log!(plan.level(), "configuration read again{plan}");
-    let new = Config { device: config.device.clone(), debug: config.debug, ..new };
+    let new = Config { device: config.device.clone(), control: config.control.clone(), debug: config.debug, ..new };
     let old = std::mem::replace(config, new);
     logging::set_level(config.log_level);
     let created = relay.device_mut().was_created();
@@ -112,10 +114,15 @@ struct Plan {
 impl Plan {
     fn of(old: &Config, new: &Config) -> Self {
         // Every field has its place here, so that none is forgotten.
-        let Config { device, network, link, once, debug, log_level } = old;
+        let Config { device, network, link, control, once, debug, log_level } = old;
         let mut plan = Self::default();
         plan.compare_devices(device, &new.device);
         note(&mut plan.restarts, [("debug", *debug != new.debug)]);
+        let ControlConfig { instance: _, socket, metrics } = control;
+        note(
+            &mut plan.restarts,
+            [("control", *socket != new.control.socket), ("metrics", *metrics != new.control.metrics)],
+        );
         plan.compare_networks(network, &new.network);
         plan.compare_links(link, &new.link);
         note(&mut plan.applied, [("once", *once != new.once), ("log-level", *log_level != new.log_level)]);

@@ -69,6 +69,11 @@ impl Backlog {
         self.scheduler.is_empty()
     }
 
+    /// Bytes that wait now.
+    pub(super) fn bytes(&self) -> usize {
+        self.scheduler.bytes()
+    }
+
     /// The most bytes that have ever waited.
     pub(super) fn most_bytes(&self) -> usize {
         self.scheduler.most_bytes()

@@ -1,0 +1,107 @@
+//! What a client of the control socket asks for: one line with one word. Pure.
+
+/// The longest request in bytes, with its end of line.
+pub const MAX_LINE: usize = 1024;
+
+/// A question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// The status, once.
+    Status,
+    /// The status each second.
+    Watch,
+    /// The metrics, once.
+    OpenMetrics,
+    /// The versions of program and schema.
+    Version,
+}
+
+/// What has been read so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// More has to come.
+    Incomplete,
+    /// A question.
+    Request(Request),
+    /// Something else, with the whole answer to it.
+    Mistake(Vec<u8>),
+}
+
+const VERBS: [(&str, Request); 4] = [
+    ("status", Request::Status),
+    ("watch", Request::Watch),
+    ("openmetrics", Request::OpenMetrics),
+    ("version", Request::Version),
+];
+
+/// Reads a request; `is_all` says that nothing more will come, which ends a line, too.
+pub fn parse(input: &[u8], is_all: bool) -> Parsed {
+    let end = input.iter().position(|byte| *byte == b'\n');
+    if end.unwrap_or(input.len()) >= MAX_LINE {
+        return Parsed::Mistake(error(&format!("A request is one line of less than {MAX_LINE} bytes")));
+    }
+    let line = match end {
+        Some(end) => &input[..end],
+        None if is_all => input,
+        None => return Parsed::Incomplete,
+    };
+    let word = line.trim_ascii();
+    match VERBS.iter().find(|(verb, _)| verb.as_bytes() == word) {
+        Some((_, request)) => Parsed::Request(*request),
+        None => {
+            let verbs = VERBS.map(|(verb, _)| verb).join(", ");
+            Parsed::Mistake(error(&format!("Unknown request; this version knows {verbs}")))
+        }
+    }
+}
+
+/// The answer that says what is wrong.
+pub fn error(sentence: &str) -> Vec<u8> {
+    format!("{}\n", serde_json::json!({ "error": sentence })).into_bytes()
+}
+
+/// The answer to [`Request::Version`].
+pub fn version(schema: u32) -> String {
+    format!("{}\n", serde_json::json!({ "schema": schema, "version": env!("CARGO_PKG_VERSION") }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_line_is_a_verb_and_nothing_else() {
+        for (verb, request) in VERBS {
+            for line in [format!("{verb}\n"), format!("  {verb}\r\n"), format!("{verb}\nrest")] {
+                assert_eq!(parse(line.as_bytes(), false), Parsed::Request(request), "{line:?}");
+            }
+            assert_eq!(parse(verb.as_bytes(), false), Parsed::Incomplete);
+            assert_eq!(parse(verb.as_bytes(), true), Parsed::Request(request), "the end ends a line, too");
+        }
+        for line in ["\n", "status now\n", "STATUS\n", "\0\n", "statu\u{e4}\n"] {
+            assert!(matches!(parse(line.as_bytes(), false), Parsed::Mistake(_)), "{line:?}");
+        }
+        assert!(matches!(parse(b"", true), Parsed::Mistake(_)));
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_refused_before_its_end() {
+        assert_eq!(parse(&[b'x'; MAX_LINE - 1], false), Parsed::Incomplete);
+        assert!(matches!(parse(&[b'x'; MAX_LINE], false), Parsed::Mistake(_)));
+        let padded = [vec![b' '; MAX_LINE - 7], b"status\n".to_vec()].concat();
+        assert_eq!(padded.len(), MAX_LINE);
+        assert_eq!(parse(&padded, false), Parsed::Request(Request::Status));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_draws_one_line_or_none(input in prop::collection::vec(any::<u8>(), 0..1100), is_all: bool) {
+            if let Parsed::Mistake(answer) = parse(&input, is_all) {
+                let text = String::from_utf8(answer).unwrap();
+                prop_assert_eq!(text.lines().count(), 1);
+                prop_assert!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["error"].is_string());
+            }
+        }
+    }
+}

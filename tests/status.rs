@@ -1,0 +1,211 @@
+//! Who may watch a tunnel is told how it is, through the control socket and over HTTP, and nobody who asks disturbs it.
+
+#[macro_use]
+mod common;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use common::daemon::{refused, server};
+use common::lab::{Lab, Ns, PYTHON};
+use common::pair::{FAR, Kind, Pair};
+use common::secure::Protection;
+use common::secure_peer;
+use common::wait::{DEADLINE, succeed, wait_until};
+
+const SOCKET: &str = "/run/simpletun/t1.sock";
+const FAR_SOCKET: &str = "/run/simpletun/t2.sock";
+
+rows! {
+    (
+        plain_tcp: crate::Kind::PLAIN_TCP,
+        plain_udp: crate::Kind::PLAIN_UDP,
+        secure_tcp: crate::Kind::SECURE_TCP,
+        secure_keys_udp: crate::Kind { protection: crate::Protection::KeyPairs, ..crate::Kind::SECURE_UDP }
+    ) {
+        the_status_says_what_is_true
+    }
+}
+
+/// Sends a request and reads the whole answer.
+#[track_caller]
+fn ask(socket: &str, request: &str) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap_or_else(|error| panic!("connect to {socket}: {error}"));
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    stream.write_all(format!("{request}\n").as_bytes()).expect("send the request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[track_caller]
+fn status_at(socket: &str) -> Value {
+    let text = ask(socket, "status");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The status tells device, link, traffic and protection as they are, at both ends.
+fn the_status_says_what_is_true(kind: Kind) {
+    let pair = Pair::new(kind, "");
+    pair.lab.local.ping(FAR, 10, 100);
+    let is_secure = kind.protection != Protection::Plain;
+    if is_secure && !kind.is_tcp() {
+        // Being asked, the daemon measures; the next answer has it.
+        wait_until(DEADLINE, "round trip", || status_at(SOCKET)["rtt_seconds"].is_number());
+    }
+    let (near, far) = (status_at(SOCKET), status_at(FAR_SOCKET));
+    assert_eq!((&near["schema"], &near["instance"], &near["device"]["name"]), (&1.into(), &"t1".into(), &"t1".into()));
+    assert_eq!((&near["role"], &far["role"]), (&"connect".into(), &"listen".into()));
+    assert_eq!(near["pid"], pair.client.pid());
+    for status in [&near, &far] {
+        assert_eq!(status["link"]["state"], "up", "{status}");
+        assert_eq!(status["link"]["changes"][0]["state"], "up", "{status}");
+        assert_eq!(status["device"]["carrier"], true, "{status}");
+        assert_eq!(status["transport"], if kind.is_tcp() { "tcp" } else { "udp" });
+        assert!(status["uptime_seconds"].as_f64().expect("a number") > 0.0);
+        assert_eq!(status["handshake_age_seconds"].is_number(), is_secure, "{status}");
+        assert_eq!(status["security"]["aead"].is_string(), is_secure, "{status}");
+        assert_eq!(status["loss"].is_object(), is_secure && !kind.is_tcp(), "{status}");
+        assert_eq!(status["rtt_seconds"].is_number(), kind.notices_silence(), "{status}");
+        let rtt = status["rtt_seconds"].as_f64().unwrap_or_default();
+        assert!((0.0..10.0).contains(&rtt), "{status}");
+        for place in ["device_read", "device_written", "network_received", "network_sent"] {
+            let amount = &status["traffic"][place];
+            assert!(amount["packets"].as_u64().is_some_and(|packets| packets >= 10), "{place} in {status}");
+            assert!(amount["bytes"].as_u64().is_some_and(|bytes| bytes >= 1000), "{place} in {status}");
+        }
+    }
+    assert_eq!(near["peer"], format!("{}:55555", common::lab::REMOTE));
+    assert!(near["local"].as_str().is_some_and(|local| local.starts_with(common::lab::LOCAL)), "{near}");
+    assert_eq!(far["peer"], near["local"], "each is where the other sees it");
+    if kind.protection == Protection::KeyPairs {
+        assert_eq!(near["security"]["mode"], "keys");
+        assert_eq!(near["security"]["peer_public_keys"][0], far["security"]["public_key"]);
+        assert_eq!(near["path"]["mtu_source"], "probed");
+    }
+}
+
+/// Each request of the control socket has its answer, and everything else one line that says what is wrong.
+#[test]
+fn every_request_is_answered_and_every_mistake_named() {
+    let _pair = Pair::new(Kind::PLAIN_TCP, "");
+    let version: Value = serde_json::from_str(&ask(SOCKET, "version")).expect("JSON");
+    assert_eq!((&version["schema"], &version["version"]), (&1.into(), &env!("CARGO_PKG_VERSION").into()));
+    let metrics = ask(SOCKET, "openmetrics");
+    assert!(metrics.contains("simpletun_link_up{tunnel=\"t1\"} 1.0") && metrics.ends_with("# EOF\n"), "{metrics}");
+    for wrong in ["", "nonsense", "status now", "\u{0}\u{1b}[2J", &"x".repeat(5000)] {
+        let answer: Value = serde_json::from_str(&ask(SOCKET, wrong)).expect("JSON");
+        assert!(answer["error"].is_string(), "{wrong:?}: {answer}");
+    }
+    let mut watching = UnixStream::connect(SOCKET).expect("a connection");
+    watching.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    watching.write_all(b"watch\n").expect("send the request");
+    let ages = BufReader::new(watching).lines().take(3).map(|line| {
+        let status: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+        status["uptime_seconds"].as_f64().expect("a number")
+    });
+    let ages: Vec<f64> = ages.collect();
+    assert!(ages.len() == 3 && ages[1] - ages[0] > 0.9 && ages[2] - ages[1] > 0.9, "{ages:?}");
+}
+
+/// A peer that is killed and comes back is in the history, with the reason, and as a reconnection.
+#[test]
+fn the_history_tells_what_has_happened() {
+    let mut pair = Pair::new(Kind::PLAIN_TCP, "--keepalive 1s --down-after 2s");
+    pair.server.kill();
+    wait_until(DEADLINE, "end of the link in the status", || status_at(SOCKET)["link"]["state"] == "down");
+    assert!(status_at(SOCKET)["link"]["reason"].is_string());
+    pair.start_server();
+    wait_until(DEADLINE, "return of the link in the status", || status_at(SOCKET)["link"]["state"] == "up");
+    let status = status_at(SOCKET);
+    let changes = status["link"]["changes"].as_array().expect("changes");
+    let states: Vec<&str> = changes.iter().filter_map(|change| change["state"].as_str()).collect();
+    assert_eq!(states, ["up", "down", "interrupted", "up"]);
+    assert!(changes[1]["reason"].is_string() && changes[0]["reason"].is_null(), "{status}");
+    assert_eq!(status["counts"]["reconnects"], 1);
+}
+
+/// The instance is called after its configuration file; its socket goes when it ends, and what a killed one leaves is replaced.
+#[test]
+fn the_socket_has_the_name_of_the_file_and_comes_and_goes_with_the_daemon() {
+    let lab = Lab::with_test_inside();
+    fs::write("/run/branch.toml", "security = 'plain'\ninterface = 'tun7'\nserver = true\n").expect("write the file");
+    let mut daemon = server(&lab.local, "--config /run/branch.toml");
+    let socket = "/run/simpletun/branch.sock";
+    assert_eq!(status_at(socket)["instance"], "branch");
+    let file = fs::metadata(socket).expect("the socket");
+    assert!(file.file_type().is_socket());
+    assert_eq!(file.mode() & 0o777, 0o600, "there is no group that it could be for");
+    assert_eq!(fs::metadata("/run/simpletun").expect("the directory").mode() & 0o777, 0o755);
+
+    let second = server(&lab.remote, "--config /run/branch.toml");
+    assert!(second.said("Another daemon serves the control socket"));
+    drop(second);
+    assert_eq!(status_at(socket)["pid"], daemon.pid(), "the first one has kept it");
+
+    daemon.kill();
+    assert!(Path::new(socket).exists(), "nobody could remove it");
+    let mut daemon = server(&lab.local, "--config /run/branch.toml");
+    assert_eq!(status_at(socket)["pid"], daemon.pid());
+    daemon.terminate();
+    assert!(!Path::new(socket).exists());
+}
+
+/// `--control` puts the socket elsewhere or does without; a place that cannot be is an error.
+#[test]
+fn the_socket_is_where_it_is_asked_for() {
+    let lab = Lab::with_test_inside();
+    let daemon = server(&lab.local, "-i t1 -s --control /run/elsewhere.sock");
+    assert_eq!(status_at("/run/elsewhere.sock")["instance"], "t1");
+    drop(daemon);
+    let _daemon = server(&lab.local, "-i t1 -s --control off");
+    assert!(!Path::new(SOCKET).exists());
+    let (code, text) = refused(&lab.local, "-i t2 -s -p 7 --control /run/missing/a.sock");
+    assert!(code == 1 && text.contains("/run/missing/a.sock"), "{code}: {text}");
+}
+
+/// The metrics are served over HTTP in a form that an independent parser accepts, to everybody on the host and nobody else,
+/// and a request that is none draws the HTTP status for it.
+#[test]
+fn metrics_are_served_over_http() {
+    const PARSER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/metrics.py");
+    let pair = Pair::new(Kind::SECURE_UDP, "--metrics 127.0.0.1:9586");
+    let http = |ns: &Ns, request: &str| {
+        let mut command = ns.command(PYTHON);
+        command.args([
+            "-c",
+            "import socket, sys\ns = socket.create_connection(('127.0.0.1', 9586), 15)\ns.sendall(\
+            sys.argv[1].encode())\nwhile (part := s.recv(65536)): sys.stdout.write(part.decode())",
+            request,
+        ]);
+        succeed(command.output().expect("run python"), request)
+    };
+    for ns in [&pair.lab.local, &pair.lab.remote] {
+        let answer = http(ns, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("application/openmetrics-text; version=1.0.0"), "{answer}");
+        let body = answer.split_once("\r\n\r\n").expect("a body").1;
+        fs::write("/run/metrics", body).expect("write the metrics");
+        let parsed = Command::new(secure_peer::python()).args([PARSER, "/run/metrics"]).output().expect("run python");
+        let parsed = succeed(parsed, "the parser");
+        for sample in
+            ["counter simpletun_network_sent_bytes_total", "gauge simpletun_rtt_seconds", "gauge simpletun_link_up"]
+        {
+            assert!(parsed.lines().any(|line| line == sample), "{sample} in {parsed}");
+        }
+    }
+    let local = &pair.lab.local;
+    assert!(http(local, "GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+    assert!(http(local, "POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
+    assert!(http(local, "status\n").starts_with("HTTP/1.1 400 "));
+    assert_eq!(local.run("ss -Hltn sport = :9586").split_whitespace().nth(3), Some("127.0.0.1:9586"));
+    let (code, text) = refused(local, "-i t3 -s -p 7 --metrics 127.0.0.1:9586");
+    assert!(code == 1 && text.contains("--metrics"), "{code}: {text}");
+}
