@@ -95,6 +95,32 @@ peer_python() {
     printf '%s\n' "$environment/bin/python"
 }
 
+# What a container's file system has beside the base: systemd, and what the tests run inside.
+container_packages=systemd,systemd-sysv,dbus,iproute2,iputils-ping,procps
+
+# Prepares the tests in containers and says in the environment where it is: the root directory that the containers share,
+# made once, and the package in two versions, of the debug build.
+prepare_containers() {
+    local target
+    install_missing systemd-container mmdebstrap iproute2
+    target=$(target_directory)
+    SIMPLETUN_TEST_CONTAINER=$target/container-root
+    SIMPLETUN_TEST_PACKAGES=$target/container-packages
+    export SIMPLETUN_TEST_CONTAINER SIMPLETUN_TEST_PACKAGES
+    if [ "$(cat "$SIMPLETUN_TEST_CONTAINER.list" 2>/dev/null)" != "$container_packages" ]; then
+        say "Making the file system of the test's containers in $SIMPLETUN_TEST_CONTAINER"
+        rm -f "$SIMPLETUN_TEST_CONTAINER.list"
+        as_root rm -rf "$SIMPLETUN_TEST_CONTAINER"
+        as_root mmdebstrap --quiet --variant=minbase --include="$container_packages" bookworm \
+            "$SIMPLETUN_TEST_CONTAINER"
+        # Last, so that one that was left half made is not taken for a whole one.
+        printf '%s\n' "$container_packages" >"$SIMPLETUN_TEST_CONTAINER.list"
+    fi
+    rm -rf "$SIMPLETUN_TEST_PACKAGES"
+    scripts/package.sh --debug --version 0.1.0-1 "$SIMPLETUN_TEST_PACKAGES"
+    scripts/package.sh --debug --unchecked --version 0.1.0-2 "$SIMPLETUN_TEST_PACKAGES"
+}
+
 # Two hosts in one machine, for a script that the runner gave namespaces of its own: `local` and `remote`, joined by a
 # cable. Their programs are started and stopped here and log to files in $scratch.
 local_address=10.86.43.51

@@ -5,8 +5,10 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::daemon::{Daemon, server, simpletun};
@@ -83,6 +85,36 @@ fn a_start_that_fails_is_not_announced_as_ready() {
     let mut daemon = supervised(&lab.remote, "-i tun3 -s", None);
     assert_eq!(daemon.wait_exit(), 1);
     manager.has_nothing_more();
+}
+
+/// Every sample in config/ boots as it is, apart from the place of its files.
+#[test]
+fn every_sample_boots() {
+    let lab = Lab::new();
+    let manager = Manager::new();
+    fs::create_dir("/run/samples").expect("make a directory");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let files = fs::read_dir(directory).expect("the samples").map(|entry| entry.expect("a file").path());
+    let mut samples: Vec<_> = files.filter(|path| path.extension().is_some_and(|it| it == "toml")).collect();
+    samples.sort();
+    assert!(samples.len() >= 12, "{samples:?}");
+    for sample in samples {
+        let text = fs::read_to_string(&sample).expect("the sample").replace("/etc/simpletun/", "/run/samples/");
+        for file in text.lines().filter(|line| !line.starts_with('#')).flat_map(|line| line.split('"')) {
+            let tool = if file.ends_with(".key") { "genkey" } else { "genpsk" };
+            if file.starts_with("/run/samples/") {
+                let output = lab.local.command(env!("CARGO_BIN_EXE_simpletun")).arg(tool).output().expect("a key");
+                fs::write(file, output.stdout).expect("write the key");
+                fs::set_permissions(file, Permissions::from_mode(0o600)).expect("the file is ours");
+            }
+        }
+        fs::write("/run/samples/sample.toml", text).expect("write the sample");
+        let mut daemon = supervised(&lab.local, "--config /run/samples/sample.toml", None);
+        let first = manager.next();
+        assert!(first.starts_with("READY=1\n"), "{}: {first}", sample.display());
+        daemon.terminate();
+        while manager.next() != "STOPPING=1\n" {}
+    }
 }
 
 fn supervised(ns: &Ns, args: &str, watchdog: Option<Duration>) -> Daemon {

@@ -33,6 +33,7 @@ macro_rules! over_all {
     };
 }
 
+pub mod container;
 pub mod daemon;
 pub mod fault_wire;
 pub mod forge;

@@ -1,0 +1,272 @@
+//! The package as an administrator meets it: two hosts with a systemd of their own, joined by a cable, on which it is
+//! installed, configured, enabled, reloaded, upgraded and removed. Needs what `scripts/container-test.sh` prepares.
+
+mod common;
+
+use common::container::{Container, PATIENCE};
+use common::lab::Lab;
+use common::wait::{wait_for, wait_until};
+
+const UNIT: &str = "simpletun@link";
+const CONFIG: &str = "/etc/simpletun/link.toml";
+const SECRET: &str = "/etc/simpletun/link.secret";
+/// A file with a mistake.
+const BROKEN: &str = "security = 'secret'\nno-such-key = 1\n";
+const NEAR: &str = "192.168.0.1";
+const FAR: &str = "192.168.0.2";
+
+/// Installing starts nothing. What is enabled is there after a boot, without a right that it does not need, and
+/// `systemctl status` tells how the link is.
+#[test]
+fn an_enabled_tunnel_comes_with_the_boot() {
+    let mut hosts = Hosts::new();
+    assert_eq!(hosts.remote.run("systemctl list-units --all --plain --no-legend simpletun*"), "");
+    assert!(!hosts.remote.succeeds("systemctl is-enabled simpletun.target"));
+    hosts.configure();
+    // The other way for keys: as root's file, handed over by systemd.
+    hosts.remote.run(&format!("chown root:root {SECRET}"));
+    hosts.remote.write(
+        "/etc/systemd/system/simpletun@link.service.d/key.conf",
+        &format!("[Service]\nLoadCredential=secret:{SECRET}\n"),
+    );
+    hosts.remote.write(CONFIG, &server(""));
+    for host in [&hosts.local, &hosts.remote] {
+        host.run("systemctl daemon-reload");
+        host.run(&format!("systemctl enable --now {UNIT}"));
+    }
+    hosts.wait_for_tunnel();
+    wait_until(PATIENCE, "status of the link", || hosts.local.show(UNIT, "StatusText") == "up, peer 10.86.43.52:55555");
+    hosts.remote.reboot();
+    hosts.wait_for_tunnel();
+    assert_eq!(hosts.remote.show(UNIT, "ActiveState"), "active");
+    for host in [&hosts.local, &hosts.remote] {
+        let status = host.run(&format!("cat /proc/{}/status", pid(host, UNIT)));
+        let value = |key: &str| {
+            let line = status.lines().find(|line| line.starts_with(key)).expect(key);
+            line.split_whitespace().nth(1).expect(key).to_owned()
+        };
+        let user = host.run("id -u simpletun");
+        assert_eq!((value("Uid:").as_str(), value("NoNewPrivs:").as_str()), (user.trim(), "1"));
+        assert_eq!(value("Seccomp:"), "2");
+        // CAP_NET_ADMIN is bit 12.
+        let capabilities = u64::from_str_radix(&value("CapBnd:"), 16).expect("a number");
+        assert_eq!(capabilities & !(1 << 12), 0, "{status}");
+    }
+}
+
+/// Other keys come into force while the daemon runs. A file with a mistake changes nothing but the status.
+#[test]
+fn a_reload_takes_new_keys_and_refuses_a_broken_file() {
+    let hosts = Hosts::in_use();
+    let pids = hosts.pids();
+    hosts.remote.write(SECRET, &hosts.new_secret());
+    hosts.remote.run(&format!("systemctl reload {UNIT}"));
+    wait_until(PATIENCE, "end of a tunnel whose keys differ", || !answers(&hosts.local, FAR));
+    let secret = hosts.remote.run(&format!("cat {SECRET}"));
+    hosts.local.write(SECRET, &secret);
+    hosts.local.run(&format!("systemctl reload {UNIT}"));
+    hosts.wait_for_tunnel();
+
+    hosts.local.write(CONFIG, BROKEN);
+    hosts.local.run(&format!("systemctl reload {UNIT}"));
+    wait_until(PATIENCE, "status that tells of it", || hosts.local.show(UNIT, "StatusText").contains("refused"));
+    let journal = hosts.local.journal(UNIT);
+    assert!(journal.contains("link.toml") && journal.contains("the configuration that is in force"), "{journal}");
+    assert!(answers(&hosts.local, FAR));
+    hosts.local.write(CONFIG, &client());
+    hosts.local.run(&format!("systemctl reload {UNIT}"));
+    wait_until(PATIENCE, "status of the link", || hosts.local.show(UNIT, "StatusText").starts_with("up, peer"));
+    assert!(!hosts.local.show(UNIT, "StatusText").contains("refused"));
+    assert_eq!(hosts.pids(), pids);
+}
+
+/// A daemon that was killed and one that hangs are begun anew. One whose configuration has a mistake is not.
+#[test]
+fn a_daemon_that_dies_or_hangs_is_begun_anew() {
+    let hosts = Hosts::new();
+    hosts.configure();
+    hosts.remote.write(
+        "/etc/systemd/system/simpletun@link.service.d/watchdog.conf",
+        "[Service]\nWatchdogSec=3\nTimeoutAbortSec=2\n",
+    );
+    hosts.remote.run("systemctl daemon-reload");
+    hosts.start();
+    for signal in ["KILL", "STOP"] {
+        let earlier = pid(&hosts.remote, UNIT);
+        hosts.remote.run(&format!("kill -{signal} {earlier}"));
+        wait_until(PATIENCE, format!("another daemon after {signal}"), || {
+            hosts.remote.show(UNIT, "ActiveState") == "active" && pid(&hosts.remote, UNIT) != earlier
+        });
+        hosts.wait_for_tunnel();
+    }
+    let journal = hosts.remote.journal(UNIT);
+    assert!(journal.contains("Watchdog timeout"), "{journal}");
+
+    hosts.remote.write("/etc/simpletun/broken.toml", BROKEN);
+    assert!(!hosts.remote.succeeds("systemctl start simpletun@broken"));
+    assert_eq!(hosts.remote.show("simpletun@broken", "ActiveState"), "failed");
+    assert_eq!(hosts.remote.show("simpletun@broken", "NRestarts"), "0");
+}
+
+/// `systemctl stop` leaves the host as it was before, with a device of the daemon's and with one that was there.
+#[test]
+fn a_tunnel_that_is_stopped_leaves_nothing_behind() {
+    let hosts = Hosts::new();
+    let present = |host: &Container| {
+        let routes = host.run("ip route show table all").replace(" linkdown", "");
+        [host.run("ip -br link"), routes, host.run("ss -Hlntu"), host.run("ls /run/simpletun")]
+    };
+    hosts.configure();
+    hosts.remote.run("ip tuntap add dev st-link mode tun");
+    let before = [present(&hosts.local), present(&hosts.remote)];
+    hosts.start();
+    assert_ne!(present(&hosts.local), before[0]);
+    assert!(hosts.remote.run("ip addr show dev st-link").contains(FAR));
+    hosts.local.run(&format!("systemctl stop {UNIT}"));
+    hosts.remote.run("systemctl stop simpletun.target");
+    wait_until(PATIENCE, "end of the tunnel", || hosts.remote.show(UNIT, "ActiveState") == "inactive");
+    assert_eq!(present(&hosts.local), before[0]);
+    let after = present(&hosts.remote);
+    assert_eq!(after[1..], before[1][1..]);
+    assert!(after[0].contains("st-link") && !hosts.remote.run("ip addr show dev st-link").contains(FAR));
+}
+
+/// An upgrade keeps what was configured; tunnels get the new program, unless it does not take their configuration. Removal
+/// ends them, and a purge leaves what the administrator has made.
+#[test]
+fn an_upgrade_keeps_what_was_configured_and_tunnels_go_on() {
+    let hosts = Hosts::in_use();
+    let local = &hosts.local;
+    local
+        .write("/etc/simpletun/other.toml", "security = 'plain'\ninterface = 'st-other'\nserver = true\nport = 4000\n");
+    local.run("systemctl start simpletun@other");
+    local.write("/etc/simpletun/other.toml", BROKEN);
+    let (link, other) = (pid(local, UNIT), pid(local, "simpletun@other"));
+    local.install("0.1.0-2");
+    assert_eq!(local.run(&format!("cat {CONFIG}")), client());
+    assert_ne!(pid(local, UNIT), link);
+    assert_eq!(pid(local, "simpletun@other"), other);
+    hosts.wait_for_tunnel();
+
+    local.run("dpkg -P simpletun");
+    assert!(!local.run("ip -br link").contains("st-"));
+    for file in [
+        "/var/lib/simpletun",
+        "/usr/bin/simpletun",
+        "/etc/systemd/system/multi-user.target.wants/simpletun@link.service",
+    ] {
+        assert!(!local.exists(file), "{file}");
+    }
+    assert_eq!(local.run(&format!("cat {CONFIG}")), client());
+}
+
+/// systemd-networkd, told to manage everything, leaves the device alone.
+#[test]
+fn networkd_leaves_the_device_alone() {
+    let hosts = Hosts::in_use();
+    let local = &hosts.local;
+    local.write(
+        "/etc/systemd/network/20-all.network",
+        "[Match]\nName=st-* other0\n[Network]\nAddress=10.99.0.1/24\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n",
+    );
+    local.run("ip link add other0 type veth peer name other1");
+    local.run("ip link set other1 up");
+    local.run("systemctl start systemd-networkd");
+    let (links, _) = wait_for(PATIENCE, "networkd at work", || {
+        let links = local.run("networkctl --no-pager --no-legend");
+        links.lines().any(|line| line.contains("other0") && line.contains("configured")).then_some(links)
+    });
+    let ours = links.lines().find(|line| line.contains("st-link")).expect("our device");
+    assert!(ours.ends_with("unmanaged"), "{links}");
+    assert!(!local.run("ip addr show dev st-link").contains("10.99.0.1"));
+    hosts.wait_for_tunnel();
+}
+
+/// Two hosts, `local` with the client and `remote` with the server.
+struct Hosts {
+    local: Container,
+    remote: Container,
+}
+
+impl Hosts {
+    /// With the package installed.
+    #[track_caller]
+    fn new() -> Self {
+        let lab = Lab::new();
+        let (local, remote) = (Container::start(&lab.local), Container::start(&lab.remote));
+        let hosts = Self { local: local.booted(), remote: remote.booted() };
+        hosts.local.install("0.1.0-1");
+        hosts.remote.install("0.1.0-1");
+        hosts
+    }
+
+    /// With a tunnel between them.
+    #[track_caller]
+    fn in_use() -> Self {
+        let hosts = Self::new();
+        hosts.configure();
+        hosts.start();
+        hosts
+    }
+
+    /// Both ends of a secure link over UDP, with their secret in a file of the service's user.
+    #[track_caller]
+    fn configure(&self) {
+        let secret = self.new_secret();
+        for (host, config) in [(&self.local, client()), (&self.remote, server(&secret_file()))] {
+            host.write(CONFIG, &config);
+            host.write(SECRET, &secret);
+            host.run(&format!("chmod 600 {SECRET}"));
+            host.run(&format!("chown simpletun {SECRET}"));
+        }
+    }
+
+    #[track_caller]
+    fn start(&self) {
+        for host in [&self.remote, &self.local] {
+            host.run(&format!("systemctl enable --now {UNIT}"));
+        }
+        self.wait_for_tunnel();
+    }
+
+    #[track_caller]
+    fn new_secret(&self) -> String {
+        self.local.run("simpletun genpsk")
+    }
+
+    #[track_caller]
+    fn wait_for_tunnel(&self) {
+        wait_until(PATIENCE, "answer through the tunnel", || answers(&self.local, FAR) && answers(&self.remote, NEAR));
+    }
+
+    fn pids(&self) -> [String; 2] {
+        [pid(&self.local, UNIT), pid(&self.remote, UNIT)]
+    }
+}
+
+fn answers(host: &Container, address: &str) -> bool {
+    host.succeeds(&format!("ping -n -c 1 -W 1 {address}"))
+}
+
+fn pid(host: &Container, unit: &str) -> String {
+    host.show(unit, "MainPID")
+}
+
+fn secret_file() -> String {
+    format!("secret-file = ['{SECRET}']\n")
+}
+
+fn client() -> String {
+    let secret = secret_file();
+    format!(
+        "security = 'secret'\n{secret}interface = 'st-link'\nconnect = '10.86.43.52'\nudp = true\n\
+         address = ['{NEAR}/24']\nroute = ['10.2.0.0/24']\nkeepalive = '1s'\ndown-after = '3s'\n"
+    )
+}
+
+fn server(secret: &str) -> String {
+    format!(
+        "security = 'secret'\n{secret}interface = 'st-link'\nserver = true\nudp = true\naddress = ['{FAR}/24']\n\
+         route = ['10.1.0.0/24']\nkeepalive = '1s'\ndown-after = '3s'\n"
+    )
+}
