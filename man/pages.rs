@@ -130,6 +130,9 @@ fn kind(argument: &Arg) -> String {
     match argument.get_action() {
         ArgAction::SetTrue => "true or false".to_owned(),
         ArgAction::Append => format!("list of {}", value(argument)),
+        _ if argument.get_help_heading() == Some("Hooks") && value(argument) == "COMMAND" => {
+            "list of the program and its arguments".to_owned()
+        }
         _ => value(argument),
     }
 }

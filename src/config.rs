@@ -18,6 +18,7 @@ use crate::memory::MemoryError;
 use crate::tunnel::keys::{KeyError, PrivateKey, PublicKey, SharedSecret};
 
 mod endpoint;
+mod hooks;
 pub mod key_file;
 mod options;
 mod parse;
@@ -28,8 +29,9 @@ mod security_tests;
 mod tests;
 
 pub use endpoint::{Endpoint, Host};
+pub use hooks::HooksConfig;
 pub use key_file::{KeyFileError, KeyFiles};
-pub use options::{Options, Text};
+pub use options::{Options, Text, Words};
 pub use security::KeySource;
 
 /// The port that is listened on or connected to unless another is given.
@@ -411,6 +413,8 @@ pub struct Config {
     pub link: LinkConfig,
     /// How it can be watched.
     pub control: ControlConfig,
+    /// The programs that are run.
+    pub hooks: HooksConfig,
     /// Exit when the peer leaves.
     pub once: bool,
     /// Print the original's line for each packet.

@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::device::netchange::{AddressSpec, NetChange, NetConfig, NetError};
 use crate::device::netlink::Netlink;
 use crate::event_loop::{EventLoop, Outcome, WhenPeerLeaves};
-use crate::relay::WIRE_LOG;
+use crate::relay::{Relay, WIRE_LOG};
 use crate::transport::admission::Surroundings;
 use crate::tunnel::message::CloseReason;
 use upkeep::Upkeep;
@@ -50,7 +50,7 @@ pub fn run(mut config: Config, reread: &dyn Fn() -> Result<Config, ConfigError>)
     result
 }
 
-/// Configures the device, opens the link and runs it, again and again as it is reconfigured.
+/// Configures the device, opens the link and runs it between the hooks `up` and `down`.
 fn serve(
     device: Device,
     config: &mut Config,
@@ -61,51 +61,92 @@ fn serve(
     let mut event_loop = EventLoop::new(&device).context("Cannot start the event loop")?;
     event_loop.open_control(&config.control, device.name())?;
     configure(network, &device, config)?;
-    let name = device.name().to_owned();
-    let mut relay = link::open(device, &config.link, config.debug, &event_loop).map_err(|(_, error)| error)?;
-    if config.device.persist {
-        relay.device_mut().persist(true).with_context(|| format!("Cannot make the device {name} persistent"))?;
+    event_loop.hooks_mut().configure(config);
+    if let Err(why) = event_loop.begin_hooks(&device) {
+        if event_loop.is_ending() {
+            info!("ending as asked by a signal");
+            return Ok(());
+        }
+        return Err(anyhow::Error::msg(why));
     }
-    let created = relay.device_mut().was_created();
-    relay.set_carrier_following(config.network.carrier.follows(created));
-    advise(relay.device_mut(), &config.link);
+    let relay = match link::open(device, &config.link, config.debug, &event_loop) {
+        Ok(relay) => relay,
+        Err((device, error)) => {
+            let now = event_loop.now();
+            event_loop.hooks_mut().finish(Some(&device), now);
+            return Err(error.into());
+        }
+    };
+    let mut relay = Some(relay);
+    let result = carry(&mut event_loop, &mut relay, config, network, reread);
+    let now = event_loop.now();
+    event_loop.hooks_mut().finish(relay.as_mut().map(|relay| &*relay.device_mut()), now);
+    result
+}
+
+/// Runs the link, again and again as it is reconfigured. The relay is there still at the end, with its device, unless
+/// neither a new link nor the old one could be opened.
+fn carry(
+    event_loop: &mut EventLoop,
+    slot: &mut Option<Relay>,
+    config: &mut Config,
+    network: &mut NetConfig,
+    reread: &dyn Fn() -> Result<Config, ConfigError>,
+) -> Result<()> {
+    let Some(relay) = slot else { return Ok(()) };
+    prepare(relay, config)?;
     let mut upkeep = Upkeep::default();
     let mut follower = mtu::Follower::default();
     let now = event_loop.now();
     event_loop.supervisor_mut().ready(relay.standing(), now);
-    loop {
+    let name = relay.device_mut().name().to_owned();
+    while let Some(relay) = slot {
         let when_peer_leaves = if config.once { WhenPeerLeaves::Return } else { WhenPeerLeaves::GoOn };
-        match event_loop.run(&mut relay, when_peer_leaves).map_err(|error| device_ended(&name, error))? {
+        let outcome = event_loop.run(relay, when_peer_leaves).map_err(|error| device_ended(&name, error))?;
+        let now = event_loop.now();
+        match outcome {
             Outcome::Terminated => {
-                let now = event_loop.now();
                 event_loop.supervisor_mut().stopping(now);
-                relay.close_link(CloseReason::Stops, event_loop.now());
+                relay.close_link(CloseReason::Stops, now);
                 relay.set_carrier_following(false);
                 info!("ending as asked by a signal");
                 return Ok(());
             }
             Outcome::DeviceChanged => {
-                let again = upkeep.check(network, config, event_loop.now());
+                let again = upkeep.check(network, config, now);
                 event_loop.look_again(again);
             }
             Outcome::PeerLeft => {
-                let now = event_loop.now();
                 event_loop.supervisor_mut().stopping(now);
                 relay.set_carrier_following(false);
                 info!("ending because the peer has left");
                 return Ok(());
             }
             Outcome::ReloadRequested => {
-                let now = event_loop.now();
                 event_loop.supervisor_mut().reloading(now);
-                let (reloaded, how) = reload::reload(&event_loop, relay, config, network, reread)?;
-                relay = reloaded;
+                let Some(relay) = slot.take() else { return Ok(()) };
+                let (relay, how) = reload::reload(event_loop, relay, config, network, reread)?;
+                event_loop.hooks_mut().configure(config);
                 event_loop.supervisor_mut().reloaded(how, relay.standing(), now);
-                follower.follow(&mut relay, config, network);
+                follower.follow(slot.insert(relay), config, network);
             }
-            Outcome::PathMtuChanged => follower.follow(&mut relay, config, network),
+            Outcome::PathMtuChanged => follower.follow(relay, config, network),
         }
     }
+    Ok(())
+}
+
+/// What follows once the link is open.
+fn prepare(relay: &mut Relay, config: &Config) -> Result<()> {
+    let device = relay.device_mut();
+    if config.device.persist {
+        let name = device.name().to_owned();
+        device.persist(true).with_context(|| format!("Cannot make the device {name} persistent"))?;
+    }
+    let created = device.was_created();
+    advise(device, &config.link);
+    relay.set_carrier_following(config.network.carrier.follows(created));
+    Ok(())
 }
 
 fn configure(network: &mut NetConfig, device: &Device, config: &Config) -> Result<()> {

@@ -2,14 +2,14 @@
 //!
 //! mio is edge-triggered: a ready flag, kept by whoever owns the descriptor, is cleared only by a call that would
 //! block. While a pump is runnable the loop does not sleep; otherwise it sleeps until the earliest deadline that
-//! the relay, the watch on the network and the service manager's watchdog set, and for ever if there is none. There is no
-//! periodic tick.
+//! the relay, the watch on the network, the service manager's watchdog and a hook set, and for ever if there is none. There
+//! is no periodic tick.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::info;
@@ -23,6 +23,7 @@ use crate::config::ControlConfig;
 use crate::control::Control;
 use crate::device::Device;
 use crate::device::netwatch::NetWatch;
+use crate::hooks::Hooks;
 use crate::relay::Relay;
 use crate::relay::report::Moment;
 use crate::supervisor::Supervisor;
@@ -33,6 +34,7 @@ const DEVICE_TOKEN: Token = Token(0);
 const SIGNAL_TOKEN: Token = Token(1);
 /// Token 2 is the resolver's.
 const NETWORK_TOKEN: Token = Token(3);
+const HOOK_TOKEN: Token = Token(4);
 
 /// Events taken in one turn; more wait for the next.
 const EVENT_CAPACITY: usize = 64;
@@ -71,6 +73,9 @@ pub struct EventLoop {
     signals: Signals,
     network: NetWatch,
     supervisor: Supervisor,
+    hooks: Hooks,
+    /// The end was asked for by a signal.
+    ending: Arc<AtomicBool>,
     waker: Arc<Waker>,
     control: Control,
     /// The same moment on two clocks: an `Instant` by itself does not go on while the machine sleeps.
@@ -110,7 +115,8 @@ impl EventLoop {
         let events = Events::with_capacity(EVENT_CAPACITY);
         let (started_at, boot_time) = (started_at(), boot_time());
         let (supervisor, control) = (Supervisor::from_environment(started_at), Control::default());
-        Ok(Self { poll, events, signals, network, supervisor, waker, control, started_at, boot_time })
+        let hooks = Hooks::default();
+        Ok(Self { poll, events, signals, network, supervisor, hooks, ending, waker, control, started_at, boot_time })
     }
 
     /// Opens the sockets by which the tunnel can be watched, and serves them from then on. They close with the loop.
@@ -149,6 +155,25 @@ impl EventLoop {
         &mut self.supervisor
     }
 
+    /// The hooks. While the loop runs they follow the link by themselves.
+    pub fn hooks_mut(&mut self) -> &mut Hooks {
+        &mut self.hooks
+    }
+
+    /// Runs the hook `up` to its end; a signal that asks for the end ends it, too.
+    ///
+    /// # Errors
+    /// It has failed.
+    pub fn begin_hooks(&mut self, device: &Device) -> Result<(), String> {
+        let now = self.now();
+        self.hooks.begin(device, &self.ending, now)
+    }
+
+    /// True once a signal has asked for the end.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
     /// Has the device looked at again at this time, if there is one.
     pub fn look_again(&mut self, at: Option<Instant>) {
         self.network.look_again(at);
@@ -170,6 +195,8 @@ impl EventLoop {
             relay.run(now)?;
             self.supervisor.follow(relay.standing(), now);
             self.serve_control(relay, now);
+            let standing = relay.standing();
+            self.hooks.follow(standing, relay.device_mut(), (self.poll.registry(), HOOK_TOKEN), now);
             if when_peer_leaves == WhenPeerLeaves::Return && relay.has_lost_peer() {
                 return Ok(Outcome::PeerLeft);
             }
@@ -179,7 +206,8 @@ impl EventLoop {
             let sleep = if relay.is_runnable() || self.control.is_runnable() {
                 Some(Duration::ZERO)
             } else {
-                let others = [self.network.poll_timeout(), self.supervisor.poll_timeout(), self.control.poll_timeout()];
+                let (network, supervisor) = (self.network.poll_timeout(), self.supervisor.poll_timeout());
+                let others = [network, supervisor, self.control.poll_timeout(), self.hooks.poll_timeout()];
                 let deadline = others.into_iter().chain([relay.poll_timeout()]).flatten().min();
                 deadline.map(|deadline| deadline.saturating_duration_since(now))
             };
@@ -213,6 +241,7 @@ impl EventLoop {
                 SIGNAL_TOKEN => signalled = true,
                 NETWORK_TOKEN => self.network.set_readable(),
                 token if Control::owns(token) => self.control.handle_event(event),
+                HOOK_TOKEN => self.hooks.set_readable(),
                 _ => relay.transport_mut().handle_event(event, now),
             }
         }

@@ -9,7 +9,7 @@
 //! crate offers; [`tools`] are the subcommands.
 //!
 //! [`hint`] is what the daemon remembers across restarts; [`link_state`] what it knows about its peer, for all who report
-//! it; [`control`] tells who watches, [`supervisor`] the service manager;
+//! it; [`control`] tells who watches, [`supervisor`] the service manager, and [`hooks`] the administrator's programs;
 //! `bucket` limits how often something happens; [`holder`] finds who has what is wanted.
 //!
 //! `docs/ARCHITECTURE.md` in the repository says why it is built so.
@@ -36,6 +36,7 @@ pub mod event_loop;
 pub mod fault;
 pub mod hint;
 pub mod holder;
+pub mod hooks;
 pub mod link_state;
 pub mod logging;
 pub mod memory;

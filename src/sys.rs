@@ -1,5 +1,5 @@
 //! System calls that no crate offers in the form needed here: several datagrams in one call, with their
-//! control messages, without allocation, and socket options. The second and last file with unsafe code.
+//! control messages, without allocation, socket options, and descriptors of processes. The second and last file with unsafe code.
 //!
 //! Addresses and control messages are written and read as bytes in their kernel layout, so that only the calls
 //! themselves are unsafe. It knows nothing of tunnels.
@@ -7,7 +7,7 @@
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
@@ -418,6 +418,20 @@ fn parse_address(bytes: &[u8]) -> Option<SocketAddr> {
         }
         _ => None,
     }
+}
+
+/// A descriptor of a child process that has not been waited for, closed on exec: readable once it has ended
+/// (pidfd_open(2)).
+///
+/// # Errors
+/// `ESRCH` if there is no such process, `EMFILE` and `ENFILE` without a free descriptor.
+pub fn pidfd_open(process: u32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open(2) takes a process number and flags, both integers, and touches no memory of ours.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0u32) };
+    let descriptor = RawFd::try_from(result).ok().filter(|descriptor| *descriptor >= 0);
+    let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the kernel has just opened it for this call, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 #[cfg(test)]

@@ -45,6 +45,19 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
+/// A program and its arguments: on the command line one string, which is split into words as a shell does without
+/// expanding anything, in the file an array of strings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Words(pub(super) Vec<String>);
+
+impl FromStr for Words {
+    type Err = shell_words::ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        shell_words::split(text).map(Self)
+    }
+}
+
 /// The settings of a tunnel as flags and as keys of the configuration file. A flag overrides the file.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -230,6 +243,26 @@ pub struct Options {
     #[arg(long, value_name = "ADDR:PORT", help_heading = "Status")]
     pub metrics: Option<Text>,
 
+    /// Run this program when the device is configured, before anything is carried; if it fails the tunnel does not start
+    #[arg(long, value_name = "COMMAND", help_heading = "Hooks")]
+    pub hook_up: Option<Words>,
+
+    /// Run this program at the end, before the device goes
+    #[arg(long, value_name = "COMMAND", help_heading = "Hooks")]
+    pub hook_down: Option<Words>,
+
+    /// Run this program when the peer is there
+    #[arg(long, value_name = "COMMAND", help_heading = "Hooks")]
+    pub hook_link_up: Option<Words>,
+
+    /// Run this program when the peer is gone
+    #[arg(long, value_name = "COMMAND", help_heading = "Hooks")]
+    pub hook_link_down: Option<Words>,
+
+    /// Time after which a hook is ended, from 1s to 1h [default: 30s]
+    #[arg(long, value_name = "TIME", help_heading = "Hooks")]
+    pub hook_timeout: Option<Text>,
+
     /// Print a line for every packet, as the original simpletun does
     #[arg(short, long, help_heading = "Output")]
     pub debug: bool,
@@ -345,6 +378,11 @@ impl Options {
             owner_group: flags.owner_group.or(self.owner_group),
             control: flags.control.or(self.control),
             metrics: flags.metrics.or(self.metrics),
+            hook_up: flags.hook_up.or(self.hook_up),
+            hook_down: flags.hook_down.or(self.hook_down),
+            hook_link_up: flags.hook_link_up.or(self.hook_link_up),
+            hook_link_down: flags.hook_link_down.or(self.hook_link_down),
+            hook_timeout: flags.hook_timeout.or(self.hook_timeout),
             debug: flags.debug || self.debug,
             log_level: flags.log_level.or(self.log_level),
             security: flags.security.or(self.security),

@@ -12,7 +12,7 @@ use super::security::{Protection, protection};
 use super::{
     Access, Bind, CarrierChoice, Config, ConfigError, ControlChoice, ControlConfig, DEFAULT_PORT, DeviceConfig,
     InterfaceAddress, KeySource, LinkConfig, LinkLayer, MAX_NAME_LEN, MssClamp, NetworkConfig, Offload, Options,
-    Protocol, Role, ServiceLookup, Text,
+    Protocol, Role, ServiceLookup, Text, hooks,
 };
 
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(3);
@@ -57,6 +57,7 @@ pub(super) fn config(
         network: network(options, kind)?,
         link: link(options, services, protection(options, keys)?)?,
         control: control(options)?,
+        hooks: hooks::hooks(options)?,
         once: options.once,
         debug: options.debug,
         log_level: options.log_level.as_ref().map_or(Ok(LevelFilter::Info), log_level)?,
@@ -445,7 +446,7 @@ fn mark(text: &Text) -> Result<u32, ConfigError> {
 }
 
 /// Times from one second to one hour: the kernel's keepalive timers count whole seconds.
-fn duration(option: &'static str, text: Option<&Text>, default: Duration) -> Result<Duration, ConfigError> {
+pub(super) fn duration(option: &'static str, text: Option<&Text>, default: Duration) -> Result<Duration, ConfigError> {
     let Some(text) = text else { return Ok(default) };
     match humantime::parse_duration(&text.0) {
         Ok(time)

@@ -8,7 +8,7 @@ use log::{Level, debug, error, log};
 
 use super::{GSO_MAX_SIZE, changes, link, mtu, upkeep};
 use crate::config::{
-    Access, Config, ConfigError, ControlConfig, DeviceConfig, LinkConfig, NetworkConfig, Role, Security,
+    Access, Config, ConfigError, ControlConfig, DeviceConfig, HooksConfig, LinkConfig, NetworkConfig, Role, Security,
 };
 use crate::device::netchange::{NetChange, NetConfig};
 use crate::event_loop::EventLoop;
@@ -114,7 +114,7 @@ struct Plan {
 impl Plan {
     fn of(old: &Config, new: &Config) -> Self {
         // Every field has its place here, so that none is forgotten.
-        let Config { device, network, link, control, once, debug, log_level } = old;
+        let Config { device, network, link, control, hooks, once, debug, log_level } = old;
         let mut plan = Self::default();
         plan.compare_devices(device, &new.device);
         note(&mut plan.restarts, [("debug", *debug != new.debug)]);
@@ -125,6 +125,7 @@ impl Plan {
         );
         plan.compare_networks(network, &new.network);
         plan.compare_links(link, &new.link);
+        plan.compare_hooks(hooks, &new.hooks);
         note(&mut plan.applied, [("once", *once != new.once), ("log-level", *log_level != new.log_level)]);
         plan
     }
@@ -156,6 +157,20 @@ impl Plan {
                 ("txqueuelen", *tx_queue_len != new.tx_queue_len),
                 ("up", *up != new.up),
                 ("carrier", *carrier != new.carrier),
+            ],
+        );
+    }
+
+    fn compare_hooks(&mut self, old: &HooksConfig, new: &HooksConfig) {
+        let HooksConfig { up, down, link_up, link_down, timeout } = old;
+        note(
+            &mut self.applied,
+            [
+                ("hook-up", *up != new.up),
+                ("hook-down", *down != new.down),
+                ("hook-link-up", *link_up != new.link_up),
+                ("hook-link-down", *link_down != new.link_down),
+                ("hook-timeout", *timeout != new.timeout),
             ],
         );
     }

@@ -1,0 +1,202 @@
+//! How one hook runs: a process of its own group, with nothing of ours but standard error, that has a limited time.
+//!
+//! It knows nothing of links. What it takes and gives, [`HookCall`] and [`HookEnd`], is all that a process which runs
+//! hooks for this one would have to be told and to tell.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use log::{debug, warn};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use super::Kind;
+use crate::sys;
+
+/// Time to end from TERM on; then comes KILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What is to be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookCall {
+    /// Which hook it is.
+    pub kind: Kind,
+    /// The program, by its whole path, and its arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub environment: Vec<(&'static str, String)>,
+    /// After this time it is asked to end.
+    pub timeout: Duration,
+}
+
+/// What has become of a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookEnd {
+    /// It has ended with exit code 0.
+    Succeeded,
+    /// Why it counts as failed, as the end of a sentence.
+    Failed(String),
+}
+
+/// Why a hook is being ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// It has not been asked to.
+    No,
+    /// Its time is over.
+    Late,
+    /// The daemon was asked to end.
+    Unwanted,
+}
+
+/// A hook that runs.
+#[derive(Debug)]
+pub struct Running {
+    call: HookCall,
+    child: Child,
+    /// Readable once the process has ended (pidfd_open(2)).
+    pidfd: OwnedFd,
+    ending: Ending,
+    deadline: Instant,
+}
+
+impl Running {
+    /// Starts a hook.
+    ///
+    /// # Errors
+    /// Those of execve(2), and out of processes or descriptors.
+    pub fn start(call: HookCall, now: Instant) -> io::Result<Self> {
+        let (program, arguments) = call.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        // All descriptors of this process are closed on exec; what a hook says goes where our log goes.
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env_clear()
+            .envs(call.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(io::stderr())
+            .stderr(Stdio::inherit())
+            .process_group(0)
+            .spawn()?;
+        match sys::pidfd_open(child.id()) {
+            Ok(pidfd) => {
+                debug!("hook {} begins: {}", call.kind.word(), call.argv.join(" "));
+                let deadline = now + call.timeout;
+                Ok(Self { call, child, pidfd, ending: Ending::No, deadline })
+            }
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+
+    /// What was asked for.
+    pub fn call(&self) -> &HookCall {
+        &self.call
+    }
+
+    /// Has the end of the process told as readiness.
+    ///
+    /// # Errors
+    /// Those of epoll_ctl(2).
+    pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut SourceFd(&self.pidfd.as_raw_fd()), token, Interest::READABLE)
+    }
+
+    /// Ends that.
+    pub fn deregister(&self, registry: &Registry) {
+        // The descriptor is closed next.
+        let _ = registry.deregister(&mut SourceFd(&self.pidfd.as_raw_fd()));
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Ends it if its time is over: first it is asked to, then it is not asked.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now < self.deadline {
+            return;
+        }
+        self.press(Ending::Late);
+        self.deadline = now + GRACE;
+    }
+
+    /// What has become of it, if it has ended.
+    pub fn poll_end(&mut self) -> Option<HookEnd> {
+        match self.child.try_wait() {
+            Ok(status) => status.map(|status| self.judge(status)),
+            Err(error) => Some(HookEnd::Failed(format!("cannot be waited for: {error}"))),
+        }
+    }
+
+    /// Waits for its end, or ends it when its time is over or `unwanted` has been set by a signal.
+    pub fn wait(mut self, unwanted: Option<&AtomicBool>) -> HookEnd {
+        loop {
+            let patience = if self.ending == Ending::No { self.call.timeout } else { GRACE };
+            let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+            let outcome = poll(&mut [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)], timeout);
+            let is_unwanted = unwanted.is_some_and(|unwanted| unwanted.load(Ordering::Relaxed));
+            match outcome {
+                Ok(0) => self.press(Ending::Late),
+                Err(Errno::EINTR) if is_unwanted && self.ending == Ending::No => self.press(Ending::Unwanted),
+                Err(Errno::EINTR) => {}
+                Ok(_) | Err(_) => {
+                    let status = self.child.wait();
+                    return status.map_or_else(
+                        |error| HookEnd::Failed(format!("cannot be waited for: {error}")),
+                        |status| self.judge(status),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Ends it without waiting for what it has to say.
+    pub fn abandon(mut self) {
+        self.signal(Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+
+    fn press(&mut self, why: Ending) {
+        if self.ending == Ending::No {
+            self.ending = why;
+            self.signal(Signal::SIGTERM);
+        } else {
+            warn!("The hook {} does not end when it is asked to, and is killed", self.call.kind.word());
+            self.signal(Signal::SIGKILL);
+        }
+    }
+
+    /// Signals its whole group, which has its number: nobody else gets that before it was waited for.
+    fn signal(&self, signal: Signal) {
+        let Ok(group) = i32::try_from(self.child.id()) else { return };
+        if let Err(error) = killpg(Pid::from_raw(group), signal) {
+            debug!("cannot signal the hook {}: {error}", self.call.kind.word());
+        }
+    }
+
+    fn judge(&self, status: ExitStatus) -> HookEnd {
+        let within = humantime::format_duration(self.call.timeout);
+        match (self.ending, status.code(), status.signal()) {
+            (Ending::Late, ..) => HookEnd::Failed(format!("did not end within {within}")),
+            (Ending::Unwanted, ..) => HookEnd::Failed("was ended by a signal to this daemon".to_owned()),
+            (Ending::No, Some(0), _) => HookEnd::Succeeded,
+            (Ending::No, Some(code), _) => HookEnd::Failed(format!("has ended with exit code {code}")),
+            (Ending::No, None, signal) => {
+                HookEnd::Failed(format!("was ended by signal {}", signal.unwrap_or_default()))
+            }
+        }
+    }
+}
