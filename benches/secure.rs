@@ -43,6 +43,7 @@ fn end(side: Side, suite: Suite, aead: AeadChoice, now: Instant) -> Tunnel {
 /// An end whose clock has advanced this far since the others' were set.
 fn end_at(side: Side, suite: Suite, aead: AeadChoice, now: Instant, passed: Duration) -> Tunnel {
     let settings = Settings {
+        fragments: true,
         side,
         kind: LinkLayer::Tun,
         mtu: 1420,

@@ -277,6 +277,8 @@ pub struct LinkConfig {
     pub receive_buffer: Option<usize>,
     /// What connections inside announce as their maximum segment size.
     pub mss_clamp: MssClamp,
+    /// Packets that are longer than the path of a secure datagram link carries cross in parts.
+    pub fragments: bool,
     /// How it is protected, with the keys.
     pub security: Security,
     /// Secure links: the AEAD.

@@ -63,6 +63,8 @@ pub enum Drop {
     NotAuthentic,
     /// From the network: a super-packet whose header does not fit it.
     BadSuper,
+    /// From the network: a packet in parts, of which some did not come in time or found no room.
+    Incomplete,
     /// For the device: it is down.
     DeviceDown,
     /// For the device: the kernel does not take this packet.
@@ -72,7 +74,7 @@ pub enum Drop {
 }
 
 /// Every cause with its name in the statistics, in the order of the enumeration.
-const DROPS: [(Drop, &str); 22] = [
+const DROPS: [(Drop, &str); 23] = [
     (Drop::NoPeer, "no-peer"),
     (Drop::TooLong, "too-long"),
     (Drop::NotSent, "not-sent"),
@@ -92,6 +94,7 @@ const DROPS: [(Drop, &str); 22] = [
     (Drop::Replayed, "replayed"),
     (Drop::NotAuthentic, "not-authentic"),
     (Drop::BadSuper, "bad-super"),
+    (Drop::Incomplete, "incomplete"),
     (Drop::DeviceDown, "device-down"),
     (Drop::DeviceRefused, "device-refused"),
     (Drop::DeviceFull, "device-full"),
@@ -112,6 +115,10 @@ pub struct Counters {
     pub ups: u64,
     /// From the device: packets that were cut into fragments because the link carries no more.
     pub fragmented: u64,
+    /// From the device: packets that were sent in parts, because the path carries no more.
+    pub split: u64,
+    /// From the network: packets that were put together.
+    pub joined: u64,
     /// From the device: packets that were answered with what the link carries, beside being dropped as too long.
     pub answered_too_long: u64,
     /// Handshakes of a secure link that both ends have confirmed: its sessions so far.
@@ -171,7 +178,8 @@ impl fmt::Display for Statistics<'_> {
             write!(formatter, " drop-{name}={}", counters.dropped(cause))?;
         }
         write!(formatter, " queue-most-bytes={most_waiting}")?;
-        write!(formatter, " fragmented={} answered-too-long={}", counters.fragmented, counters.answered_too_long)?;
+        write!(formatter, " fragmented={} split={} joined={}", counters.fragmented, counters.split, counters.joined)?;
+        write!(formatter, " answered-too-long={}", counters.answered_too_long)?;
         let TransportCounters { paths, refused, strangers, send_errors, too_long, truncated } = transport;
         write!(
             formatter,

@@ -470,6 +470,7 @@ impl Relay {
                 info!("path mtu {path_mtu} ({}), packets up to {packet}", words::source(source));
                 (self.path_packet, self.path_changed) = (Some(packet), true);
             }
+            Event::Incomplete(packets) => self.counters.drop_many(Drop::Incomplete, packets),
             Event::Notice(notice) => words::tell(notice, self.device.kind(), &mut self.faults, now),
         }
     }

@@ -57,6 +57,30 @@ fn a_secure_link_over_udp_delivers_every_packet_once_at_most_and_none_altered() 
     assert!(counts.returned * 10 >= counts.sent * 7, "most arrive: {counts:?}");
 }
 
+/// The same with packets that the path does not carry whole: one whose parts do not all arrive is lost, and no two mix.
+#[test]
+fn packets_in_parts_are_delivered_once_at_most_and_none_altered() {
+    let (lab, wire) = Lab::with_fault_wire(seed());
+    for end in [&lab.local, &lab.remote] {
+        end.run("ip link set eth0 mtu 700");
+    }
+    let pair = Pair::on(lab, Kind::SECURE_UDP, "--mtu 1500");
+    let numbered = Numbered::new(&pair.lab.local, FAR);
+    numbered.runs_smoothly(PATIENCE);
+    wire.set(Rates::BAD);
+    numbered.wait_for_hundreds(8, PATIENCE);
+    wire.set(Rates::default());
+    numbered.runs_smoothly(PATIENCE);
+    let counts = numbered.finish();
+    assert_eq!((counts.twice, counts.altered), (0, 0), "{counts:?}");
+    for end in [&pair.client, &pair.server] {
+        let statistics = end.statistics();
+        assert!(statistics.get("split") > 100 && statistics.get("joined") > 100, "{statistics:?}");
+        assert!(statistics.get("drop-incomplete") > 0, "{statistics:?}");
+        assert!(!end.said(line::DOWN), "the link has stood: {}", end.text());
+    }
+}
+
 /// Over TCP everything arrives besides, in order, only later.
 #[test]
 fn a_secure_link_over_tcp_delivers_every_packet_once_in_order_and_none_altered() {

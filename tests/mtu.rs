@@ -218,13 +218,41 @@ fn counted(ns: &Ns, comment: &str) -> u64 {
     number.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no number: {rule}"))
 }
 
-/// Whoever sends a packet that is too large is told what fits, as by a router, on a device whose MTU is not ours to set.
+/// On a device whose MTU is not the path's, packets and frames of every length cross, both families, both ways: in parts
+/// where they have to.
+#[test]
+fn what_is_longer_than_the_path_crosses_in_parts() {
+    let road = Road::new();
+    road.carries(1300);
+    for (kind, mtu) in [("", 1500), ("-a", 1500), ("", 9000), ("-a", 9000)] {
+        let ends = road.link(REMOTE, &format!("{kind} --mtu {mtu} --mss-clamp off"));
+        for end in &ends {
+            end.wait_after_for(Mark::START, "(probed)", FOUND);
+        }
+        let lengths = [1280, 1300, 1500, 4000, 9000].into_iter().filter(|length| *length <= mtu);
+        for length in lengths {
+            for (ns, v4, v6) in [(&road.near, FAR, FAR6), (&road.far, NEAR, NEAR6)] {
+                ns.ping(v4, 3, length - 28);
+                ns.ping(v6, 3, length - 48);
+            }
+        }
+        transfer(&road.near, &road.far, FAR6, 1_000_000);
+        for end in ends {
+            let statistics = end.statistics();
+            assert!(statistics.get("split") > 10 && statistics.get("joined") > 10, "{statistics:?}");
+            assert_eq!(statistics.get("drop-too-long"), 0, "{statistics:?}");
+        }
+    }
+}
+
+/// With --split off whoever sends a packet that is too large is told what fits, as by a router, on a device whose MTU is
+/// not ours to set.
 #[test]
 fn who_sends_too_large_a_packet_is_told_what_fits() {
     for (number, (kind, fits)) in [("", 1440), ("-a", 1426)].into_iter().enumerate() {
         let lab = Lab::with(&format!("near{number}"), &format!("far{number}"));
         let ends = Protection::Secret.ends();
-        let options = |end: &str| format!("--udp {kind} --mtu 1500 {end}");
+        let options = |end: &str| format!("--udp {kind} --mtu 1500 --split off {end}");
         let server =
             server(&lab.remote, &format!("-i t2 -s {} --address {FAR}/24 --address {FAR6}/64", options(&ends.server)));
         let client = simpletun(

@@ -440,6 +440,7 @@ fn a_link_that_begins_says_and_understands_what_is_in_the_vectors() {
             side: initiator.side,
             kind: LinkLayer::Tun,
             mtu: offer.mtu,
+            fragments: false,
             aead: match aead(case) {
                 Aead::Aes256Gcm => AeadChoice::Auto,
                 Aead::ChaCha20Poly1305 => AeadChoice::ChaCha20Poly1305,

@@ -42,6 +42,7 @@ pub fn setup(script: &mut Script<'_>, reliable: bool) -> Setup {
             kind,
             mtu: [0, 1440][script.below(2) as usize],
             aead: aeads[side as usize - 1],
+            fragments: true,
             // The configuration has seen to it that this is at least twice that.
             keepalive: if script.once_in(2) { SECOND } else { down_after / 2 },
             down_after,

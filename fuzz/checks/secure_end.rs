@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use simpletun::offload::Checksum;
 use simpletun::tunnel::identity::Identity;
 use simpletun::tunnel::keys::{PrivateKey, SharedSecret};
-use simpletun::tunnel::message::{CTRL, CloseReason, DATA, INIT, RESP, SUPER, Side};
+use simpletun::tunnel::message::{CTRL, CloseReason, DATA, FRAG, INIT, RESP, SUPER, Side};
+use simpletun::tunnel::parts::{PART_HEADER_LEN, Part};
 use simpletun::tunnel::secure::{Secure, Settings};
 use simpletun::tunnel::{Event, Opened, Path, PathInfo, Refused, Rejection, Transmit, Tunnel};
 
@@ -23,6 +24,9 @@ const MAX_EVENTS: usize = 8;
 
 /// Calls of `handle_timeout` after which nothing may be due any more at the same moment.
 const MAX_TURNS: usize = 4;
+
+/// The longest message of a datagram link, so that some packets cross in parts.
+const NARROW: usize = 160;
 
 /// Which secrets a link is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +160,7 @@ impl End {
     pub fn info(&self, address: u64) -> PathInfo {
         let [high, low] = (address as u16).to_be_bytes();
         let peer = SocketAddr::from(([192, 0, high, low], 1000));
-        PathInfo { reliable: self.reliable, max_message: if self.reliable { 65_535 } else { 65_507 }, peer }
+        PathInfo { reliable: self.reliable, max_message: if self.reliable { 65_535 } else { NARROW }, peer }
     }
 
     /// The address behind a path, as long as the transport knows it.
@@ -200,9 +204,10 @@ impl End {
     }
 
     /// Seals a packet, if the end would send it now; the second value is true if it went as a super-packet.
-    pub fn seal(&mut self, packet: &[u8], whole: Whole, now: Instant) -> Option<(Path, Vec<u8>)> {
+    pub fn seal(&mut self, packet: &[u8], whole: Whole, now: Instant) -> Option<(Path, Vec<Vec<u8>>)> {
         let whole = whole == Whole::IfPossible && self.tunnel.takes_super_packets();
-        let mut message = vec![0; self.tunnel.message_len(packet.len(), now)?];
+        let Some(len) = self.tunnel.message_len(packet.len(), now) else { return self.seal_parts(packet, now) };
+        let mut message = vec![0; len];
         assert!(self.tunnel.has_path(), "what can be sealed can be sent");
         if whole {
             self.tunnel.seal_super(packet, &mut message, now);
@@ -211,7 +216,23 @@ impl End {
         }
         let path = self.tunnel.live_path().expect("what can be sealed has somewhere to go");
         self.check_message(&message);
-        Some((path, message))
+        Some((path, vec![message]))
+    }
+
+    /// A packet that is longer than the path carries.
+    fn seal_parts(&mut self, packet: &[u8], now: Instant) -> Option<(Path, Vec<Vec<u8>>)> {
+        let (len, path) = (self.tunnel.part_len(packet.len())?, self.tunnel.live_path()?);
+        let (number, total) = (self.tunnel.number_packet(), packet.len() as u16);
+        let mut messages = Vec::new();
+        for (place, bytes) in packet.chunks(len).enumerate() {
+            let part = Part { packet: number, offset: (place * len) as u16, total, bytes };
+            let mut message = vec![0; self.tunnel.message_len(bytes.len() + PART_HEADER_LEN, now)?];
+            self.tunnel.seal_part(&part, Checksum::Unknown, &mut message, now);
+            assert!(message.len() <= NARROW);
+            self.check_message(&message);
+            messages.push(message);
+        }
+        Some((path, messages))
     }
 
     /// Lets time pass. What is due is done in a few calls, or the loop would spin.
@@ -241,6 +262,7 @@ impl End {
         let (mut message, info) = (bytes.to_vec(), self.info(address));
         let result = match self.tunnel.open(path, &info, &mut message, now) {
             Ok(Opened::Packet(packet, _) | Opened::Super(packet)) => Ok(Some(packet.to_vec())),
+            Ok(Opened::Joined(packet, _)) => Ok(Some(packet)),
             Ok(Opened::Nothing) => Ok(None),
             Err(refused) => Err(refused),
         };
@@ -306,7 +328,7 @@ impl End {
     fn check_message(&mut self, message: &[u8]) {
         match message[0] {
             INIT | RESP => {}
-            DATA | SUPER | CTRL => {
+            DATA | SUPER | CTRL | FRAG => {
                 assert_eq!(message[1..4], [0; 3], "lane 0, and zeros");
                 let index = u32::from_be_bytes(message[4..8].try_into().expect("four bytes"));
                 let counter = u64::from_be_bytes(message[8..16].try_into().expect("eight bytes"));
@@ -337,7 +359,11 @@ impl End {
                 self.peer.take_if(|place| place.path == *path);
                 self.target.take_if(|place| place.path == *path);
             }
-            Event::PathAdopted(_) | Event::PathMtu { .. } | Event::Notice(_) | Event::Renewed => {}
+            Event::PathAdopted(_)
+            | Event::PathMtu { .. }
+            | Event::Incomplete(_)
+            | Event::Notice(_)
+            | Event::Renewed => {}
         }
     }
 }

@@ -72,6 +72,7 @@ impl Pair {
                 kind,
                 mtu: 1440,
                 aead: AeadChoice::Auto,
+                fragments: true,
                 keepalive: Duration::from_secs(3),
                 down_after: Duration::from_secs(10),
                 endpoint: Endpoint::Follows,

@@ -327,9 +327,11 @@ impl<'s> World<'s> {
         let mut packet = vec![number as u8; 20 + padding];
         packet[..2].copy_from_slice(&[0x45, who as u8]);
         packet[2..6].copy_from_slice(&number.to_be_bytes());
-        let (path, message) = self.ends[who].seal(&packet, whole, self.now)?;
+        let (path, messages) = self.ends[who].seal(&packet, whole, self.now)?;
         self.sent[who].push(packet);
-        self.emit(who, path, message);
+        for message in messages {
+            self.emit(who, path, message);
+        }
         Some(number)
     }
 

@@ -210,6 +210,11 @@ pub struct Options {
     #[arg(long, value_name = "auto|off|BYTES", help_heading = "Device")]
     pub mss_clamp: Option<Text>,
 
+    /// Packets that are longer than the path carries: auto sends them in parts on a secure link over UDP, if the peer takes
+    /// them so; off cuts or refuses them as a router does [default: auto]
+    #[arg(long, value_name = "auto|off", help_heading = "Transport")]
+    pub split: Option<Text>,
+
     /// Segmentation offload of the device: auto takes what the kernel offers, on insists on it
     #[arg(long, value_name = "auto|on|off", help_heading = "Device")]
     pub offload: Option<Text>,
@@ -370,6 +375,7 @@ impl Options {
             mac: flags.mac.or(self.mac),
             txqueuelen: flags.txqueuelen.or(self.txqueuelen),
             mss_clamp: flags.mss_clamp.or(self.mss_clamp),
+            split: flags.split.or(self.split),
             offload: flags.offload.or(self.offload),
             carrier: flags.carrier.or(self.carrier),
             up: flags.up || self.up,

@@ -113,6 +113,7 @@ fn link(options: &Options, services: ServiceLookup<'_>, protection: Protection) 
         down_after,
         caps_rto: !options.no_rto_cap,
         mss_clamp: mss_clamp(options)?,
+        fragments: fragments(options)?,
         security: protection.security,
         aead: protection.aead,
         pin_endpoint: protection.pin_endpoint,
@@ -169,6 +170,14 @@ fn auto_on_off<T>(option: &'static str, text: Option<&Text>, [auto, on, off]: [T
         Some("on") => Ok(on),
         Some("off") => Ok(off),
         Some(other) => Err(ConfigError::value(option, other, "it must be auto, on or off")),
+    }
+}
+
+fn fragments(options: &Options) -> Result<bool, ConfigError> {
+    match options.split.as_ref().map(|text| text.0.as_str()) {
+        None | Some("auto") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => Err(ConfigError::value("split", other, "it must be auto or off")),
     }
 }
 

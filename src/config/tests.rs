@@ -212,6 +212,7 @@ fn mistakes_name_option_value_and_cure() {
         ("-i t -s --metrics [2001:db8::1]:9586", "metrics", "proxy"),
         ("-i t -s --metrics 127.0.0.1:0", "metrics", "port"),
         ("-i t -s --mss-clamp on", "mss-clamp", "on"),
+        ("-i t -s --split on", "split", "on"),
         ("-i t -s --mss-clamp 47", "mss-clamp", "47"),
         ("-i t -s --mss-clamp 65496", "mss-clamp", "65496"),
         ("-i t -s -U --congestion bbr", "congestion", "bbr"),

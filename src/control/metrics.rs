@@ -160,7 +160,7 @@ fn traffic() -> [Metric; 9] {
     ]
 }
 
-fn events() -> [Metric; 11] {
+fn events() -> [Metric; 13] {
     [
         counter("reconnects", "", "Times that the peer was there again after the first time", |status| {
             count(status.report.counts.reconnects)
@@ -174,6 +174,10 @@ fn events() -> [Metric; 11] {
         counter("fragmented", "packets", "Packets cut into fragments because the link carries no more", |status| {
             count(status.report.counts.fragmented)
         }),
+        counter("split", "packets", "Packets sent in parts because the path carries no more", |status| {
+            count(status.report.counts.split)
+        }),
+        counter("joined", "packets", "Packets put together from parts", |status| count(status.report.counts.joined)),
         counter("too_long_answers", "", "Packets whose senders were told what fits", |status| {
             count(status.report.counts.answered_too_long)
         }),

@@ -163,6 +163,10 @@ pub struct Counts {
     pub rekeys: u64,
     /// Packets cut into fragments because the link carries no more.
     pub fragmented: u64,
+    /// Packets sent in parts because the path carries no more.
+    pub split: u64,
+    /// Packets put together from parts.
+    pub joined: u64,
     /// Packets whose senders were told what fits.
     pub answered_too_long: u64,
     /// Connections made or accepted, and datagram peers.

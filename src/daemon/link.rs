@@ -83,6 +83,7 @@ pub fn settings(device: &Device, link: &LinkConfig, with_mtu: bool) -> Settings 
         kind: device.kind(),
         mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or_default(),
         aead: link.aead,
+        fragments: link.fragments,
         keepalive: link.keepalive,
         down_after: link.down_after,
         endpoint: if link.pin_endpoint { Endpoint::Pinned } else { Endpoint::Follows },

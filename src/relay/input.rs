@@ -15,6 +15,7 @@ use crate::scheduler::flow::{FlowHash, mark_congestion};
 use crate::scheduler::{Dropped, Scheduler};
 use crate::transport::Transport;
 use crate::tunnel::Tunnel;
+use crate::tunnel::parts::{PART_HEADER_LEN, Part};
 
 /// Bytes that are collected before the network is given them.
 const BATCH_BYTES: usize = 64 * 1024;
@@ -209,15 +210,24 @@ impl<'r> Sender<'r> {
                         log.outbound(packet.len());
                     }
                 }
-                Err(Drop::TooLong) => self.too_long(packet),
+                Err(Drop::TooLong) => self.too_long(packet, checksum),
                 Err(cause) => self.counters.drop_one(cause),
             }
         }
         bytes
     }
 
-    /// Cuts a packet that is longer than the link carries, or tells its sender.
-    fn too_long(&mut self, packet: &[u8]) {
+    /// Sends a packet that is longer than the link carries in parts or in fragments, or tells its sender.
+    fn too_long(&mut self, packet: &[u8], checksum: Checksum) {
+        if let Some(part_len) = self.tunnel.part_len(packet.len()) {
+            return match self.parts(packet, part_len, checksum) {
+                Ok(()) => {
+                    self.counters.network_tx.add(packet.len());
+                    self.counters.split += 1;
+                }
+                Err(cause) => self.counters.drop_one(cause),
+            };
+        }
         let (kind, now) = (self.clamp.kind, self.now);
         let room = Room { mtu: MAX_PACKET_LEN, packet: self.tunnel.max_packet().unwrap_or_default() };
         let is_cut = fragment(kind, packet, room, &mut |part| match self.packet(part, Checksum::Unknown) {
@@ -230,6 +240,26 @@ impl<'r> Sender<'r> {
         }
         self.counters.drop_one(Drop::TooLong);
         self.counters.answered_too_long += u64::from(self.answers.answer(kind, packet, room, now));
+    }
+
+    /// Seals a packet in parts, which the other end puts together.
+    ///
+    /// # Errors
+    /// Why it is dropped; without all of its parts it is worth nothing.
+    fn parts(&mut self, packet: &[u8], part_len: usize, checksum: Checksum) -> Result<(), Drop> {
+        let Self { transport, tunnel, now, .. } = self;
+        let total = u16::try_from(packet.len()).map_err(|_| Drop::TooLong)?;
+        let (number, mut offset) = (tunnel.number_packet(), 0);
+        for bytes in packet.chunks(part_len) {
+            let part = Part { packet: number, offset, total, bytes };
+            let len = tunnel.message_len(bytes.len() + PART_HEADER_LEN, *now).ok_or(Drop::TooLong)?;
+            if !transport.send_with(len, *now, &mut |message| tunnel.seal_part(&part, checksum, message, *now)) {
+                return Err(Drop::NotSent);
+            }
+            // The parts are not longer than the packet.
+            offset += bytes.len() as u16;
+        }
+        Ok(())
     }
 
     /// Seals one packet into the transport's buffer.

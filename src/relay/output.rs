@@ -50,6 +50,13 @@ impl Output<'_> {
                 self.take(batch);
                 self.write_super(bytes);
             }
+            Opened::Joined(mut packet, _) => {
+                self.take(batch);
+                self.counters.network_rx.add(packet.len());
+                self.counters.joined += 1;
+                self.clamp.apply(&mut packet);
+                self.write(&VirtioHeader::default(), &[IoSlice::new(&packet)], 1);
+            }
             Opened::Nothing => {}
         }
     }

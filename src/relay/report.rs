@@ -118,6 +118,8 @@ impl Relay {
                 handshakes: counters.handshakes,
                 rekeys: counters.rekeys,
                 fragmented: counters.fragmented,
+                split: counters.split,
+                joined: counters.joined,
                 answered_too_long: counters.answered_too_long,
                 paths: transport.paths,
                 refused: transport.refused,

@@ -24,6 +24,8 @@ pub const DATA: u8 = 0xf4;
 pub const SUPER: u8 = 0xf5;
 /// See [`INIT`].
 pub const CTRL: u8 = 0xf6;
+/// See [`INIT`].
+pub const FRAG: u8 = 0xf7;
 
 /// Length of P1 and P2 in bytes.
 pub const P1_LEN: usize = 96;
@@ -54,6 +56,8 @@ pub const FEATURE_SUPER_TCP_V4: u32 = 1 << 1;
 pub const FEATURE_SUPER_TCP_V6: u32 = 1 << 2;
 /// See [`FEATURE_AES`].
 pub const FEATURE_SUPER_UDP: u32 = 1 << 3;
+/// See [`FEATURE_AES`].
+pub const FEATURE_FRAGMENTS: u32 = 1 << 4;
 /// See [`FEATURE_AES`].
 pub const FEATURE_AES_ONLY: u32 = 1 << 6;
 /// The features that only a reliable path has.

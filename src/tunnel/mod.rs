@@ -22,6 +22,7 @@ pub mod identity;
 pub mod keys;
 mod liveness;
 pub mod message;
+pub mod parts;
 pub mod path_mtu;
 pub mod plain;
 pub mod replay;
@@ -29,6 +30,7 @@ pub mod secure;
 mod session;
 
 pub use arrivals::Arrivals;
+use parts::Part;
 use plain::Plain;
 use secure::Secure;
 
@@ -87,6 +89,8 @@ pub enum Event {
         /// How that is known.
         source: path_mtu::Source,
     },
+    /// So many packets that came in parts were given up, because a part is lost or there is no room.
+    Incomplete(u64),
     /// Something that the administrator should know.
     Notice(Notice),
 }
@@ -199,6 +203,8 @@ pub enum Opened<'a> {
     Packet(&'a mut [u8], Checksum),
     /// A virtio header and a super-packet, as the peer made them: authentic, and still to be checked.
     Super(&'a mut [u8]),
+    /// A packet for the device whose last part this was.
+    Joined(Vec<u8>, Checksum),
     /// Nothing for the device: the message was for the tunnel itself.
     Nothing,
 }
@@ -290,6 +296,34 @@ impl Tunnel {
                 let flags = if checksum == Checksum::Made { message::FLAG_CHECKSUM_MADE } else { 0 };
                 secure.seal(message::DATA, flags, packet, message, now);
             }
+        }
+    }
+
+    /// Length of the parts that a packet of `packet_len` bytes, too long for one message, is cut into; `None` if the link
+    /// does not take it so.
+    #[must_use]
+    pub fn part_len(&self, packet_len: usize) -> Option<usize> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secure(secure) => secure.part_len(packet_len),
+        }
+    }
+
+    /// A number for the next packet that is sent in parts.
+    pub fn number_packet(&mut self) -> u32 {
+        match self {
+            Self::Plain(_) => 0,
+            Self::Secure(secure) => secure.number_packet(),
+        }
+    }
+
+    /// Writes the message that carries a part of a packet; it is as long as [`message_len`](Self::message_len) says for the
+    /// part's bytes and [`parts::PART_HEADER_LEN`].
+    pub fn seal_part(&mut self, part: &Part<'_>, checksum: Checksum, message: &mut [u8], now: Instant) {
+        match self {
+            // Never asked for: `part_len` has said so.
+            Self::Plain(_) => message.fill(0),
+            Self::Secure(secure) => secure.seal_part(part, checksum, message, now),
         }
     }
 

@@ -18,9 +18,10 @@ use super::gate::Gate;
 use super::identity::Identity;
 use super::liveness::{Due, Liveness};
 use super::message::{
-    self, CTRL, CloseReason, Control, DATA, FEATURE_SUPER_TCP_V4, FEATURE_SUPER_TCP_V6, FEATURE_SUPER_UDP,
-    FEATURES_RELIABLE, INIT, Instance, OVERHEAD, RESP, SUPER, Side, Timestamp,
+    self, CTRL, CloseReason, Control, DATA, FEATURE_FRAGMENTS, FEATURE_SUPER_TCP_V4, FEATURE_SUPER_TCP_V6,
+    FEATURE_SUPER_UDP, FEATURES_RELIABLE, FRAG, INIT, Instance, OVERHEAD, RESP, SUPER, Side, Timestamp,
 };
+use super::parts::Joiner;
 use super::path_mtu::PathMtu;
 pub use super::session::Limits;
 use super::session::{self, Session};
@@ -28,6 +29,7 @@ use super::{Event, Notice, Opened, Path, PathInfo, Refused, Rejection, Transmit,
 use crate::offload::{Checksum, Segmentation};
 
 mod exchange;
+mod fragments;
 mod initiator;
 mod probing;
 mod responder;
@@ -84,6 +86,10 @@ pub struct Secure {
     /// On a datagram link, once the transport has said what the interface takes.
     path_mtu: Option<PathMtu>,
     arrivals: Arrivals,
+    /// Packets that arrive in parts, how many were sent so, and room for one part.
+    joiner: Joiner,
+    packets_in_parts: u32,
+    part: Vec<u8>,
     up: bool,
     interrupted: bool,
     /// The host sends nothing into the device, whatever it may have to send.
@@ -143,6 +149,9 @@ impl Secure {
             liveness: None,
             path_mtu: None,
             arrivals: Arrivals::new(now),
+            joiner: Joiner::default(),
+            packets_in_parts: 0,
+            part: Vec::new(),
             up: false,
             interrupted: false,
             demand_hidden: false,
@@ -228,7 +237,7 @@ impl Secure {
         let result = match message.first().copied() {
             Some(INIT) => self.handle_init(path, info, message, now).map(|()| Opened::Nothing),
             Some(RESP) => self.handle_resp(path, info, message, now).map(|()| Opened::Nothing),
-            Some(DATA | SUPER | CTRL) => self.handle_sealed(path, info, message, now),
+            Some(DATA | SUPER | CTRL | FRAG) => self.handle_sealed(path, info, message, now),
             _ => {
                 if message::looks_plain(self.settings.kind, message) {
                     self.notice(Notice::PlainPeer(info.peer), now);
@@ -260,6 +269,7 @@ impl Secure {
         }
         let (kind, flags) = (message[0], u16::from_be_bytes([message[2], message[3]]));
         let expected = session.expected();
+        let takes_parts = session.terms.features & FEATURE_FRAGMENTS != 0;
         let (plain, newest) = session.open(message, now)?;
         let expected = session.expected() - expected;
         self.arrivals.count(expected, now);
@@ -281,6 +291,7 @@ impl Secure {
                 Ok(Opened::Packet(plain, if made { Checksum::Made } else { Checksum::Unknown }))
             }
             SUPER if info.reliable => Ok(Opened::Super(plain)),
+            FRAG if takes_parts => self.join(index, plain, flags, now),
             CTRL => {
                 self.handle_control(Control::parse(plain), path, slot, now);
                 Ok(Opened::Nothing)
@@ -355,7 +366,7 @@ impl Secure {
         let end = sessions.map(Session::ends_at).min();
         let rekey = self.rekey_at().filter(|_| self.attempt.is_none());
         let liveness = self.liveness.as_ref().filter(|_| self.up).and_then(Liveness::deadline);
-        [attempt, end, rekey, liveness, self.probe_deadline()].into_iter().flatten().min()
+        [attempt, end, rekey, liveness, self.probe_deadline(), self.joiner.deadline()].into_iter().flatten().min()
     }
 
     /// Lets time pass.
@@ -375,6 +386,7 @@ impl Secure {
         }
         self.continue_attempt(now);
         self.handle_probe_timeout(now);
+        self.expire_parts(now);
     }
 
     /// When a handshake is begun because the session is old or worn: not while the peer's own, which was answered a

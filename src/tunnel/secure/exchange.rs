@@ -29,7 +29,7 @@ impl Secure {
             self.attempt = None;
             self.begin(Reason::Rekey, now);
         }
-        let is_agreed = |settings: &Settings| (settings.aead, settings.limits, settings.down_after);
+        let is_agreed = |settings: &Settings| (settings.aead, settings.limits, settings.down_after, settings.fragments);
         if is_agreed(&old) != is_agreed(&self.settings) && self.current.is_some() {
             self.begin(Reason::Rekey, now);
         }

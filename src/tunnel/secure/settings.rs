@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::{AeadChoice, LinkLayer};
 use crate::tunnel::PathInfo;
 use crate::tunnel::crypto::{Aead, has_fast_aes};
-use crate::tunnel::message::{FEATURE_AES, FEATURE_AES_ONLY, FEATURES_RELIABLE, Side};
+use crate::tunnel::message::{FEATURE_AES, FEATURE_AES_ONLY, FEATURE_FRAGMENTS, FEATURES_RELIABLE, Side};
 use crate::tunnel::session::Limits;
 
 /// Where unpredictable bytes come from.
@@ -43,6 +43,8 @@ pub struct Settings {
     pub mtu: u16,
     /// How messages are to be sealed.
     pub aead: AeadChoice,
+    /// Packets that are longer than a datagram path carries cross in parts, if the peer takes them so.
+    pub fragments: bool,
     /// Silence after which the peer is asked whether it is alive.
     pub keepalive: Duration,
     /// Silence after which it counts as gone.
@@ -80,6 +82,7 @@ impl Settings {
             AeadChoice::Auto if self.wants_aes() => FEATURE_AES,
             AeadChoice::Auto | AeadChoice::ChaCha20Poly1305 => 0,
         };
-        aes | if info.reliable { FEATURES_RELIABLE } else { 0 }
+        let fragments = if self.fragments { FEATURE_FRAGMENTS } else { 0 };
+        aes | if info.reliable { FEATURES_RELIABLE } else { fragments }
     }
 }

@@ -5,6 +5,7 @@ use crate::config::{AeadChoice, LinkLayer};
 use crate::tunnel::crypto::Aead;
 use crate::tunnel::keys::{PrivateKey, PublicKey, SharedSecret};
 use crate::tunnel::message::{FEATURE_AES, FEATURE_AES_ONLY, Suite};
+use crate::tunnel::parts::{PART_HEADER_LEN, Part};
 
 mod checks;
 mod exchange;
@@ -57,6 +58,7 @@ impl End {
         let (mut message, info) = (message.to_vec(), self.info);
         let result = self.secure.open(path, &info, &mut message, now).map(|opened| match opened {
             Opened::Packet(packet, _) => self.packets.push(packet.to_vec()),
+            Opened::Joined(packet, _) => self.packets.push(packet),
             Opened::Super(_) | Opened::Nothing => {}
         });
         self.drain();
@@ -84,6 +86,7 @@ fn settings(side: Side) -> Settings {
         kind: LinkLayer::Tun,
         mtu: 1440,
         aead: AeadChoice::Auto,
+        fragments: true,
         keepalive: 3 * SECOND,
         down_after: 10 * SECOND,
         endpoint: Endpoint::Follows,
@@ -403,6 +406,59 @@ fn chacha_is_taken_when_one_end_lacks_fast_aes() {
     assert!(pair.client.is_up());
     assert_eq!(pair.client.secure.current.as_ref().unwrap().terms.aead, Aead::ChaCha20Poly1305);
     pair.exchange();
+}
+
+/// A packet that is longer than a message may be, sealed in parts; the second one first.
+fn seal_in_parts(pair: &mut Pair, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let (secure, now) = (&mut pair.client.secure, pair.now);
+    assert_eq!(secure.message_len(packet.len(), now), None);
+    let (len, number) = (secure.part_len(packet.len())?, secure.number_packet());
+    let mut messages = Vec::new();
+    for (place, bytes) in packet.chunks(len).enumerate() {
+        let part = Part { packet: number, offset: (place * len) as u16, total: packet.len() as u16, bytes };
+        let mut message = vec![0; secure.message_len(bytes.len() + PART_HEADER_LEN, now)?];
+        secure.seal_part(&part, Checksum::Made, &mut message, now);
+        messages.insert(0, message);
+    }
+    Some(messages)
+}
+
+/// A link whose messages are so short that few packets fit.
+fn narrow(change: impl Fn(&mut Settings)) -> Pair {
+    let mut pair = Pair::with(false, change, |side| secret(7, side));
+    pair.client.info.max_message = 300;
+    pair.connect();
+    pair.settle();
+    pair
+}
+
+#[test]
+fn packets_that_are_too_long_cross_in_parts_if_both_ends_agree() {
+    let mut pair = narrow(|_| {});
+    let packet = vec![0x45; 700];
+    let messages = seal_in_parts(&mut pair, &packet).expect("agreed");
+    assert_eq!(messages.len(), 3);
+    assert!(messages.iter().all(|message| message[0] == FRAG && message.len() <= 300));
+    for message in &messages {
+        assert_eq!(pair.server.open(PATH, message, pair.now), Ok(()));
+    }
+    assert_eq!(pair.server.packets, std::slice::from_ref(&packet));
+    assert_eq!(pair.server.open(PATH, &messages[0], pair.now), Err(Refused::Replayed));
+
+    // One of three is lost: the others are forgotten after a second.
+    let messages = seal_in_parts(&mut pair, &packet).expect("agreed");
+    pair.server.open(PATH, &messages[0], pair.now).expect("a part");
+    pair.pass(2 * SECOND, true);
+    assert!(pair.server.has(|event| *event == Event::Incomplete(1)), "{:?}", pair.server.events);
+    assert_eq!(pair.server.packets.len(), 1);
+}
+
+#[test]
+fn parts_are_not_sent_to_an_end_that_does_not_take_them() {
+    for without in [Side::Connect, Side::Listen] {
+        let mut pair = narrow(|settings| settings.fragments = settings.side != without);
+        assert_eq!(seal_in_parts(&mut pair, &[0x45; 700]), None);
+    }
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn the_aead_and_the_features_are_those_that_both_ends_want() {
     for (reliable, theirs, expected) in [
         (false, FEATURE_AES, FEATURE_AES),
         (false, 0, 0),
-        (false, !FEATURE_AES_ONLY, FEATURE_AES),
+        (false, !FEATURE_AES_ONLY, FEATURE_AES | FEATURE_FRAGMENTS),
         (true, FEATURE_AES | FEATURE_SUPER_UDP, FEATURE_AES | FEATURE_SUPER_UDP),
         (true, FEATURE_SUPER_TCP_V4, FEATURE_SUPER_TCP_V4),
     ] {
