@@ -191,6 +191,25 @@ fn replies(peer: &mut SecurePeer, sequence: std::ops::Range<u16>) {
     assert_eq!(found, wanted);
 }
 
+/// Packets that are longer than a path of 1500 bytes carries, there and back: in parts in either direction.
+#[test]
+fn packets_in_parts_cross_to_and_from_the_second_implementation() {
+    let lab = Lab::quiet();
+    let options = format!("-i tun3 -s --udp --address {FAR}/24 --mtu 9000 {}", Suite::Secret.far());
+    let daemon = server(&lab.remote, &options);
+    let keys = Suite::Secret.near_peer();
+    let mut peer = SecurePeer::connect(&lab.local, Wire::Udp, "10.86.43.52:55555", &keys, "");
+    peer.run("handshake", json!({}));
+    let lengths = [1373, 1400, 3000, 8900];
+    for (number, payload_len) in (1..).zip(lengths) {
+        peer.run("send", json!({ "packets": [hex(&echo_request(NEAR, FAR, number, payload_len))] }));
+        let reply = peer.receive(1).remove(0);
+        assert_eq!((echo_reply_sequence(&reply), reply.len()), (Some(number), payload_len + 28));
+    }
+    let statistics = daemon.statistics();
+    assert_eq!((statistics.get("split"), statistics.get("joined")), (2, 4), "{statistics:?}");
+}
+
 #[test]
 fn ethernet_frames_cross_to_and_from_the_second_implementation() {
     let lab = Lab::quiet();

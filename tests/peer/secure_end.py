@@ -34,6 +34,10 @@ REKEY_INITIATOR, REKEY_RESPONDER = 120.0, 140.0
 SESSION_END = 180.0
 REKEY_BYTES, REKEY_MESSAGES = 1 << 37, 1 << 28
 REPLACED_FOR = 60.0
+# The longest packet that is sent in one message over UDP; and of those that come in parts, how many and how long.
+LONGEST = 1400
+MOST_PARTS = 64
+INCOMPLETE_PACKETS, INCOMPLETE_BYTES, PARTS_AWAITED = 32, 256 * 1024, 1.0
 
 
 @dataclass
@@ -54,7 +58,7 @@ class Settings:
     @property
     def features(self) -> int:
         wants_aes = self.aes_hardware if self.aead is None else self.aead is Aead.AES_256_GCM
-        return int((Feature.AES if wants_aes else 0) | (SUPER_FEATURES if self.reliable else 0))
+        return int((Feature.AES if wants_aes else 0) | (SUPER_FEATURES if self.reliable else Feature.FRAG))
 
 
 @dataclass
@@ -84,6 +88,15 @@ class Session:
         header = Header(message_type, lane, self.peer_index, self.next_counter)
         self.next_counter += 1
         return header
+
+
+@dataclass
+class Incomplete:
+    """A packet that comes in parts: what there is of it, by the place where it begins."""
+
+    total: int
+    until: float
+    parts: dict[int, bytes] = field(default_factory=dict)
 
 
 @dataclass
@@ -133,6 +146,8 @@ class End:
         self.tampering = Tampering()
         self.outbox: deque[tuple[Path, bytes]] = deque()
         self.packets: deque[bytes] = deque()
+        self._incomplete: dict[tuple[int, int], Incomplete] = {}
+        self._packets_in_parts = 0
         self.events: deque[dict[str, Any]] = deque()
         self.counts: Counter[str] = Counter()
         self.endpoint: Optional[Path] = None
@@ -172,7 +187,19 @@ class End:
         attempt.repeat_at = float("inf")
 
     def send_packet(self, packet: bytes, now: float) -> None:
-        self._send(Type.DATA, packet, now)
+        agreed = self.current is not None and self.current.features & Feature.FRAG
+        if not agreed or self.settings.reliable or len(packet) <= LONGEST:
+            self._send(Type.DATA, packet, now)
+            return
+        count = -(-len(packet) // LONGEST)
+        if count > MOST_PARTS or len(packet) > 0xFFFF:
+            raise Refused("too-long")
+        length = -(-len(packet) // count)
+        self._packets_in_parts = (self._packets_in_parts + 1) & 0xFFFFFFFF
+        for offset in range(0, len(packet), length):
+            head = struct.pack(">IHH", self._packets_in_parts, offset, len(packet))
+            self._send(Type.FRAG, head + packet[offset:offset + length], now)
+        self.counts["split"] += 1
 
     def send_super(self, plaintext: bytes, now: float) -> None:
         self._send(Type.SUPER, plaintext, now)
@@ -228,7 +255,7 @@ class End:
                 self._receive_init(message, path, now)
             elif first == Type.RESP:
                 self._receive_resp(message, path, now)
-            elif first in (Type.DATA, Type.SUPER, Type.CTRL):
+            elif first in (Type.DATA, Type.SUPER, Type.CTRL, Type.FRAG):
                 self._receive_sealed(message, path, now)
             else:
                 raise Refused("unknown-type")
@@ -375,6 +402,11 @@ class End:
             self._take_packet(plaintext)
         elif header.type == Type.SUPER:
             self._take_super(plaintext)
+        elif header.type == Type.FRAG:
+            if session.features & Feature.FRAG and not self.settings.reliable:
+                self._take_part(session.own_index, plaintext, now)
+            else:
+                self.counts["invalid-part"] += 1
         else:
             self._take_control(plaintext, now)
 
@@ -384,6 +416,41 @@ class End:
             self.counts["invalid-packet"] += 1
             return
         self.packets.append(packet)
+
+    def _take_part(self, index: int, plaintext: bytes, now: float) -> None:
+        """Puts packets together; the oldest that lacks parts gives way to a new one."""
+        for key in [key for key, packet in self._incomplete.items() if now >= packet.until]:
+            self._give_up(key)
+        if len(plaintext) < 9:
+            self.counts["invalid-part"] += 1
+            return
+        number, offset, total = struct.unpack(">IHH", plaintext[:8])
+        part, key = plaintext[8:], (index, number)
+        if offset + len(part) > total:
+            self.counts["invalid-part"] += 1
+            return
+        if key not in self._incomplete:
+            held = lambda: sum(packet.total for packet in self._incomplete.values())
+            while self._incomplete and (len(self._incomplete) >= INCOMPLETE_PACKETS
+                                        or held() + total > INCOMPLETE_BYTES):
+                self._give_up(next(iter(self._incomplete)))
+            self._incomplete[key] = Incomplete(total, now + PARTS_AWAITED)
+        packet = self._incomplete[key]
+        overlaps = any(offset < start + len(other) and start < offset + len(part)
+                       for start, other in packet.parts.items())
+        if total != packet.total or overlaps or len(packet.parts) >= MOST_PARTS:
+            self._give_up(key)
+            self.counts["invalid-part"] += 1
+            return
+        packet.parts[offset] = part
+        if sum(map(len, packet.parts.values())) == total:
+            del self._incomplete[key]
+            self.counts["joined"] += 1
+            self._take_packet(b"".join(packet.parts[start] for start in sorted(packet.parts)))
+
+    def _give_up(self, key: tuple[int, int]) -> None:
+        del self._incomplete[key]
+        self.counts["incomplete"] += 1
 
     def _take_super(self, plaintext: bytes) -> None:
         """A super-packet that breaks a rule is dropped, but the message was authentic: nothing else happens."""

@@ -311,7 +311,7 @@ class Hostility(TestCase):
         expect("aead", message() + b"\0")
         expect("lane", message(lane=1))
         expect("index", message(receiver_index=1))
-        expect("unknown-type", b"\xf7" + message()[1:])
+        expect("unknown-type", b"\xf8" + message()[1:])
         expect("unknown-type", message()[:0])
 
         good = message()
