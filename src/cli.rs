@@ -58,6 +58,10 @@ pub enum Tool {
     Mktun(crate::tools::mktun::Mktun),
     /// Remove a persistent tun or tap device
     Rmtun(crate::tools::mktun::Rmtun),
+    /// Show how running tunnels are
+    Status(crate::tools::status::Status),
+    /// Check a tunnel for monitoring: one line, and 0 to 3 as the exit status
+    Check(crate::tools::check::Check),
     /// List tun and tap devices
     List(crate::tools::list::List),
     /// Say what the kernel sends into a device

@@ -17,6 +17,14 @@ enum Exit {
     Failure = 1,
     /// Usage or configuration are wrong.
     Usage = 2,
+    /// The same of `check`, for which 2 says that a tunnel does not work.
+    Unknown = 3,
+}
+
+impl Exit {
+    fn of_mistake(arguments: &[OsString]) -> Self {
+        if arguments.get(1).is_some_and(|tool| tool == "check") { Self::Unknown } else { Self::Usage }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -30,7 +38,7 @@ fn main() -> ExitCode {
     let request = match Request::from_arguments(&arguments) {
         Ok(request) => request,
         Err(Refusal::Print(text)) => return print(&text).into(),
-        Err(Refusal::Usage(sentence)) => return complain(&sentence, Exit::Usage).into(),
+        Err(Refusal::Usage(sentence)) => return complain(&sentence, Exit::of_mistake(&arguments)).into(),
     };
     let result = match &request {
         Request::Tunctl(tunctl) => tunctl.run(),
@@ -38,6 +46,8 @@ fn main() -> ExitCode {
         Request::Own(cli) => match &cli.tool {
             Some(Tool::Mktun(mktun)) => mktun.run(),
             Some(Tool::Rmtun(rmtun)) => rmtun.run(),
+            Some(Tool::Status(status)) => status.run(),
+            Some(Tool::Check(check)) => return ExitCode::from(check.run() as u8),
             Some(Tool::List(list)) => list.run(),
             Some(Tool::Dump(dump)) => dump.run(),
             Some(Tool::Echo(echo)) => echo.run(),

@@ -8,16 +8,18 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use common::daemon::{refused, server};
-use common::lab::{Lab, Ns, PYTHON};
+use common::daemon::{public_binary, refused, server};
+use common::lab::{Lab, NOBODY, Ns, PYTHON, STRANGER};
 use common::pair::{FAR, Kind, Pair};
 use common::secure::Protection;
 use common::secure_peer;
-use common::wait::{DEADLINE, succeed, wait_until};
+use common::traffic::Pulse;
+use common::wait::{DEADLINE, succeed, wait_for, wait_until};
 
 const SOCKET: &str = "/run/simpletun/t1.sock";
 const FAR_SOCKET: &str = "/run/simpletun/t2.sock";
@@ -208,4 +210,199 @@ fn metrics_are_served_over_http() {
     assert_eq!(local.run("ss -Hltn sport = :9586").split_whitespace().nth(3), Some("127.0.0.1:9586"));
     let (code, text) = refused(local, "-i t3 -s -p 7 --metrics 127.0.0.1:9586");
     assert!(code == 1 && text.contains("--metrics"), "{code}: {text}");
+}
+
+/// Runs the program with arguments as on a command line; exit code, standard output and standard error.
+fn run(args: &str) -> (i32, String, String) {
+    outcome(Ns::here().command(env!("CARGO_BIN_EXE_simpletun")).args(args.split_whitespace()))
+}
+
+fn outcome(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("run simpletun");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is text");
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+/// `simpletun status` shows one tunnel or all, for people and for programs, and says what is wrong in one line.
+#[test]
+fn the_status_tool_shows_one_tunnel_or_all() {
+    let (code, _, error) = run("status");
+    assert_eq!((code, error.as_str()), (1, "No tunnel is running\n"));
+    assert_eq!(run("status --json").1, "[]\n");
+    let mut pair = Pair::new(Kind::SECURE_UDP, "");
+    let (code, text, _) = run("status");
+    assert!(code == 0 && text.starts_with("t1 up for ") && text.contains("\nt2 up for "), "{text}");
+    assert!(text.contains("over udp") && text.contains("aes-256-gcm") || text.contains("chacha20"), "{text}");
+    let one: Value = serde_json::from_str(&run("status t2 --json").1).expect("JSON");
+    assert_eq!((&one["instance"], &one["link"]["state"]), (&"t2".into(), &"up".into()));
+    let all: Value = serde_json::from_str(&run("status --json").1).expect("JSON");
+    assert_eq!(all.as_array().map(Vec::len), Some(2));
+    let metrics = run("status --openmetrics").1;
+    assert_eq!(metrics.matches("# TYPE simpletun_link_up gauge").count(), 1);
+    assert!(metrics.contains("simpletun_link_up{tunnel=\"t2\"} 1.0"), "{metrics}");
+
+    let (code, _, error) = run("status nonsense");
+    assert_eq!((code, error.as_str()), (1, "The tunnel nonsense is not running; there are t1, t2\n"));
+    let (code, _, error) = run("status --watch");
+    assert_eq!((code, error.as_str()), (1, "Several tunnels are running, name one of them: t1, t2\n"));
+    pair.server.kill();
+    let (code, text, _) = run("status");
+    assert!(code == 0 && !text.contains("t2 "), "a socket that was left behind is no tunnel: {text}");
+    pair.client.signal("STOP");
+    let (code, _, error) = run("status t1");
+    pair.client.signal("CONT");
+    assert!(code == 1 && error.contains("does not answer"), "{error}");
+}
+
+/// `simpletun check` has the exit code that monitoring expects in each state of the link.
+#[test]
+fn the_check_has_an_exit_code_for_each_state() {
+    let check = |args: &str| {
+        let (code, text, _) = run(&format!("check {args}"));
+        assert!(args == "--nonsense" || text.lines().count() == 1, "{text}");
+        (code, text)
+    };
+    assert_eq!(check("t1"), (2, "SIMPLETUN CRITICAL - The tunnel t1 is not running\n".to_owned()));
+    assert_eq!(check("--nonsense").0, 3);
+    let mut pair = Pair::new(Kind::PLAIN_TCP, "--keepalive 1s --down-after 20s");
+    let (code, text) = check("t1 --rtt-warn 1m --loss-crit 50");
+    assert!(code == 0 && text.starts_with("SIMPLETUN OK - t1 up for") && text.contains("| rtt="), "{text}");
+    assert_eq!(check("t1 --rtt-warn 1ns").0, 1);
+    assert_eq!(check("t1 --rtt-crit 1ns").0, 2);
+    assert_eq!(check("").0, 3, "which of the two?");
+    pair.server.kill();
+    wait_until(DEADLINE, "an interruption", || check("t1").0 == 1);
+    pair.client.signal("STOP");
+    assert!(check("t1").1.contains("does not answer"));
+    pair.client.signal("CONT");
+    drop(pair);
+    let lab = Ns::here();
+    let _lonely = server(&lab, "-i t5 -s -p 7777");
+    assert_eq!(check("t5").0, 2, "a server without a peer");
+    let _plain = common::daemon::simpletun(&lab, "-i t6 -c 127.0.0.1:9 --udp");
+    wait_until(DEADLINE, "a plain client", || check("t6").0 == 3);
+}
+
+/// Makes accounts for this mount namespace only: the group with one member.
+fn make_group(member: &str) {
+    let passwd = format!(
+        "root:x:0:0::/root:/bin/sh\nnobody:x:{NOBODY}:{NOBODY}::/:/bin/sh\nother:x:{STRANGER}:{STRANGER}::/:/bin/sh\n"
+    );
+    let group = format!("root:x:0:\nnobody:x:{NOBODY}:\nother:x:{STRANGER}:\nsimpletun:x:4242:{member}\n");
+    for (file, text) in [("passwd", passwd), ("group", group)] {
+        fs::write(format!("/run/{file}"), text).expect("write the accounts");
+        Ns::here().run(&format!("mount --bind /run/{file} /etc/{file}"));
+    }
+}
+
+/// Members of the group simpletun see the status without being root; others are told which group to join.
+#[test]
+fn a_member_of_the_group_may_ask_and_another_user_may_not() {
+    let lab = Lab::with_test_inside();
+    make_group("nobody");
+    let _daemon = server(&lab.local, "-i t1 -s");
+    assert_eq!(fs::metadata(SOCKET).map(|file| (file.mode() & 0o777, file.gid())).expect("the socket"), (0o660, 4242));
+    let status = |uid: u32| {
+        let user = uid.to_string();
+        let mut command = lab.local.command("setpriv");
+        command.args(["--reuid", &user, "--regid", &user, "--init-groups", "--", &public_binary(), "status", "t1"]);
+        outcome(&mut command)
+    };
+    let (code, text, error) = status(NOBODY);
+    assert!(code == 0 && text.starts_with("t1 waiting"), "{text}{error}");
+    let (code, _, error) = status(STRANGER);
+    assert!(code == 1 && error.contains("join the group simpletun"), "{error}");
+
+    // Even where the file lets them in, for instance in another directory with other rights.
+    lab.local.run("chmod 666 /run/simpletun/t1.sock");
+    let (code, _, error) = status(STRANGER);
+    assert!(code == 1 && error.contains("Not permitted"), "{error}");
+    assert_eq!(status(NOBODY).0, 0);
+}
+
+/// Clients that are silent, slow, endless or a thousand do not disturb the tunnel, and others are answered all the while.
+#[test]
+fn hostile_clients_disturb_neither_the_tunnel_nor_others() {
+    const HOSTILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/hostile_status.py");
+    let mut pair = Pair::new(Kind::SECURE_UDP, "--metrics 127.0.0.1:9586");
+    let before = pair.client.usage();
+    let pulse = Pulse::new(FAR, Duration::from_millis(5));
+    pulse.begins();
+    for manner in ["partial", "endless", "many", "never-reads", "http"] {
+        let text = pair.lab.local.run(&format!("timeout 60 {PYTHON} {HOSTILE} {SOCKET} {manner}"));
+        assert!(text.contains("done"), "{manner}: {text}");
+        assert_eq!(status_at(SOCKET)["link"]["state"], "up", "{manner}");
+    }
+    let beats = pulse.finish();
+    let lost = beats.sent.len() - beats.returned.len();
+    assert_eq!(lost, 0, "{lost} of {} datagrams were lost", beats.sent.len());
+    assert!(pair.client.is_running());
+    let after = pair.client.usage();
+    assert!(after.resident_kib < before.resident_kib + 10_000, "{before:?} {after:?}");
+    wait_until(DEADLINE, "an end of all that was left", || pair.client.descriptors() < 40);
+}
+
+/// The view that stays shows everything on small and large terminals, and leaves the terminal as it was.
+#[test]
+fn the_live_view_fills_a_terminal_and_gives_it_back() {
+    let _pair = Pair::new(Kind::SECURE_UDP, "");
+    let here = Ns::here();
+    for (width, height) in [(80, 24), (200, 50)] {
+        let tmux = |args: &str| here.run(&format!("tmux -L t{width} {args}"));
+        // A program that stays when the view has ended; its screen is what has to come back.
+        let mut start = here.command("tmux");
+        start.env("TERM", "xterm-256color").args(["-L", &format!("t{width}"), "-f", "/dev/null", "new-session", "-d"]);
+        start.args([
+            "-x",
+            &width.to_string(),
+            "-y",
+            &height.to_string(),
+            "echo before; PS1='ready ' exec bash --norc --noprofile",
+        ]);
+        succeed(start.output().expect("run tmux"), "tmux");
+        let screen = || tmux("capture-pane -p");
+        let shows = |what: &str, parts: &[&str]| {
+            let found = wait_for(DEADLINE, format!("{what} at {width}x{height}"), || {
+                let text = screen();
+                parts.iter().all(|part| text.contains(part)).then_some(text)
+            });
+            found.0
+        };
+        shows("shell", &["before", "ready"]);
+        tmux(&format!("send-keys {} Space status Space t1 Space --watch Enter", env!("CARGO_BIN_EXE_simpletun")));
+        let text = shows(
+            "view",
+            &[
+                "t1",
+                "up for",
+                "over udp",
+                "t1 (tun)",
+                "secret",
+                "received",
+                "bit/s",
+                "sent",
+                "rtt",
+                "loss 0.0%",
+                "dropped",
+                "changes",
+                "q quits",
+                "packets/s",
+            ],
+        );
+        assert!(!text.contains("before"), "it has the screen for itself:\n{text}");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), height, "{text}");
+        assert!(lines[0].starts_with('┌') && lines[0].trim_end().ends_with('┐'), "{text}");
+        assert_eq!(lines[0].chars().count(), width, "{text}");
+        if let Ok(directory) = std::env::var("SIMPLETUN_CAPTURES") {
+            fs::write(format!("{directory}/{width}x{height}"), &text).expect("keep the capture");
+        }
+        tmux("send-keys q");
+        shows("shell again", &["before", "--watch"]);
+        tmux("kill-server");
+    }
+    let mut lines = Ns::here().command("timeout");
+    lines.args(["3", env!("CARGO_BIN_EXE_simpletun"), "status", "t1", "--watch"]);
+    let (_, text, _) = outcome(&mut lines);
+    assert!(text.lines().count() >= 2 && text.lines().all(|line| line.starts_with("t1 up received ")), "{text}");
 }

@@ -1,9 +1,11 @@
 //! The tools beside the tunnel, one file each.
 
 pub mod attached;
+pub mod check;
 pub mod dump;
 pub mod echo;
 pub mod keys;
 pub mod list;
 pub mod mktun;
 pub mod relatives;
+pub mod status;
