@@ -51,6 +51,8 @@ fn an_enabled_tunnel_comes_with_the_boot() {
         // CAP_NET_ADMIN is bit 12.
         let capabilities = u64::from_str_radix(&value("CapBnd:"), 16).expect("a number");
         assert_eq!(capabilities & !(1 << 12), 0, "{status}");
+        // Who is in the group may ask how the tunnel is.
+        assert_eq!(host.run("stat -c %a:%G /run/simpletun/link.sock").trim(), "660:simpletun");
     }
 }
 
