@@ -197,7 +197,11 @@ fn spawn(ns: &Ns) -> Child {
     let mut command = Command::new("sh");
     command.args(["-c", "echo $$ >\"$0\"/cgroup.procs && exec systemd-nspawn \"$@\"", &cgroup]);
     command.args(["--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe", "--link-journal=no"]);
-    command.args(["--resolv-conf=off", "--timezone=off", "--bind=/dev/net/tun", "--system-call-filter=bpf"]);
+    command.args(["--resolv-conf=off", "--timezone=off", "--bind=/dev/net/tun"]);
+    // What systemd's device policy and the daemon's Landlock take, as on a host.
+    for call in ["bpf", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"] {
+        command.arg(format!("--system-call-filter={call}"));
+    }
     command.arg("--capability=CAP_BPF,CAP_PERFMON,CAP_SYS_ADMIN,CAP_NET_ADMIN");
     command.arg(format!("--directory={}", own.join("root").display()));
     command.arg(format!("--machine={name}"));
