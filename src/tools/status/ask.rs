@@ -154,8 +154,11 @@ impl Instance {
             socket.set_read_timeout(Some(PATIENCE))?;
             socket.connect(&SockAddr::unix(&self.socket)?)?;
             let mut stream = UnixStream::from(std::os::fd::OwnedFd::from(socket));
-            stream.write_all(format!("{verb}\n").as_bytes())?;
-            Ok(stream)
+            match stream.write_all(format!("{verb}\n").as_bytes()) {
+                // Who may not ask is told so and hung up on, maybe before the question.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(stream),
+                result => result.map(|()| stream),
+            }
         };
         connect().map_err(|error| self.sort(error))
     }
