@@ -47,7 +47,7 @@ const IMPATIENT_EXIT: i32 = 1;
 pub enum Outcome {
     /// TERM or INT.
     Terminated,
-    /// HUP: read the file again and reconnect.
+    /// HUP: read the file again and apply what has changed.
     ReloadRequested,
     /// Something has changed about the device, and [`EventLoop::look_again`] may be told when to look again.
     DeviceChanged,
