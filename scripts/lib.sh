@@ -98,15 +98,8 @@ peer_python() {
 # What a container's file system has beside the base: systemd, and what the tests run inside.
 container_packages=systemd,systemd-sysv,dbus,iproute2,iputils-ping,procps
 
-# Prepares the tests in containers and says in the environment where it is: the root directory that the containers share,
-# made once, and the package in two versions, of the debug build.
-prepare_containers() {
-    local target
-    install_missing systemd-container mmdebstrap iproute2
-    target=$(target_directory)
-    SIMPLETUN_TEST_CONTAINER=$target/container-root
-    SIMPLETUN_TEST_PACKAGES=$target/container-packages
-    export SIMPLETUN_TEST_CONTAINER SIMPLETUN_TEST_PACKAGES
+# Makes the root directory that the containers of the tests share, unless it is there.
+make_container_root() {
     if [ "$(cat "$SIMPLETUN_TEST_CONTAINER.list" 2>/dev/null)" != "$container_packages" ]; then
         say "Making the file system of the test's containers in $SIMPLETUN_TEST_CONTAINER"
         rm -f "$SIMPLETUN_TEST_CONTAINER.list"
@@ -116,6 +109,22 @@ prepare_containers() {
         # Last, so that one that was left half made is not taken for a whole one.
         printf '%s\n' "$container_packages" >"$SIMPLETUN_TEST_CONTAINER.list"
     fi
+}
+
+# prepare_containers [COMMAND…]: prepares the tests in containers and says in the environment where it is: the root
+# directory, and the package in two versions, of the debug build. The command runs beside the first, which takes minutes
+# of the network and little of the processors.
+prepare_containers() {
+    local target root_job
+    install_missing systemd-container mmdebstrap iproute2
+    target=$(target_directory)
+    SIMPLETUN_TEST_CONTAINER=$target/container-root
+    SIMPLETUN_TEST_PACKAGES=$target/container-packages
+    export SIMPLETUN_TEST_CONTAINER SIMPLETUN_TEST_PACKAGES
+    make_container_root &
+    root_job=$!
+    "$@"
+    wait "$root_job" || die "the file system of the test's containers cannot be made"
     rm -rf "$SIMPLETUN_TEST_PACKAGES"
     scripts/package.sh --debug --version 0.1.0-1 "$SIMPLETUN_TEST_PACKAGES"
     scripts/package.sh --debug --unchecked --version 0.1.0-2 "$SIMPLETUN_TEST_PACKAGES"

@@ -26,6 +26,6 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 triple=$(printf '%s' "$host" | tr 'a-z-' 'A-Z_')
 SIMPLETUN_TEST_PYTHON=$(peer_python)
 export SIMPLETUN_TEST_PYTHON
-prepare_containers
+prepare_containers cargo build --tests --locked
 cargo test --doc
 env "CARGO_TARGET_${triple}_RUNNER=$runner" cargo nextest run "$@"
