@@ -26,7 +26,7 @@ mkdir -p "${directory:=$target/debian}"
 install_missing dpkg-dev lintian >&2
 if ! cargo deb --version >/dev/null 2>&1; then
     say "Installing cargo-deb, which makes the package" >&2
-    cargo install --locked cargo-deb >&2
+    cargo install --locked --debug cargo-deb >&2
 fi
 
 if [ "$build" = --release ]; then
