@@ -463,7 +463,9 @@ fn a_thousand_idle_connections_keep_nobody_out() {
         most = most.max(far.descriptors());
         thread::sleep(Duration::from_millis(50));
     }
-    assert!((own + 8..=own + 64).contains(&most), "{most} descriptors are open, {own} before");
+    // Sixty-four may wait. One more is open until it is decided which of them goes, and those that change places while
+    // they are counted may be counted twice.
+    assert!((own + 8..=own + 64 + 16).contains(&most), "{most} descriptors are open, {own} before");
     let after = far.usage();
     assert!(after.resident_kib < MEMORY_KIB && after.resident_kib < before.resident_kib + 4096, "{before:?} {after:?}");
     pinging.end();
