@@ -2,8 +2,8 @@
 //!
 //! Pure: bytes, paths and `now` in; events and messages out; chance comes through [`Randomness`]. Here are the sessions and
 //! what comes through them; `initiator` begins handshakes and reads their answers, `responder` answers them, `state` says
-//! what becomes of the link, `exchange` takes other settings and keys while it is up, and `probing` finds out how long its
-//! messages may be.
+//! what becomes of the link, `exchange` takes other settings and keys while it is up, `probing` finds out how long its messages
+//! may be, and by `fragments` longer packets cross in parts.
 //!
 //! Three rules hold everywhere: nothing is sent, and no state but limits and counters changes, because of a message that
 //! is not authentic; a handshake replaces something only when its session is confirmed; and whatever costs more than

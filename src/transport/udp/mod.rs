@@ -397,6 +397,14 @@ fn each_of_train<'a>(arrival: &Arrival, bytes: &'a mut [u8], each: &mut dyn FnMu
     }
 }
 
+/// An address as an IPv6 socket wants it: one of IPv4 is mapped (RFC 4291, 2.5.5.2).
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
 /// What a datagram path to `peer` is like.
 fn path_info(peer: SocketAddr) -> PathInfo {
     let peer = canonical(peer);

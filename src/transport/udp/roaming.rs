@@ -17,7 +17,7 @@ use socket2::Type;
 
 use super::limit::InterfaceLimit;
 use super::sources::{Place, Sources};
-use super::{Channel, SendOutcome, TOKEN, Unanswered, each_of_train, path_info};
+use super::{Channel, SendOutcome, TOKEN, Unanswered, each_of_train, mapped, path_info};
 use crate::config::{Access, LinkConfig, Role};
 use crate::fault::FaultLog;
 use crate::sys::Departure;
@@ -203,10 +203,7 @@ impl Roaming {
         let info = path_info(target);
         let level = if is_first { log::Level::Info } else { log::Level::Debug };
         log::log!(level, "sending to peer={} transport=udp", info.peer);
-        let address = match target.ip() {
-            IpAddr::V4(ip) if self.family == Family::Both => SocketAddr::new(ip.to_ipv6_mapped().into(), target.port()),
-            _ => target,
-        };
+        let address = if self.family == Family::Both { mapped(target) } else { target };
         let path = self.sources.expect(address, info);
         self.search.heard = false;
         self.search.announce_again = None;
@@ -316,8 +313,7 @@ impl Transport for Roaming {
         self.flush(now);
         if let Some(peer) = self.sources.adopt(path) {
             self.counters.paths += 1;
-            let from = self.source_towards(&peer);
-            self.channel.turn_to(peer.address, from, now);
+            self.channel.turn_to(peer.address, self.source_towards(&peer), now);
             self.tell_limit(now);
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mio::event::Event;
 
-use super::{Channel, SendOutcome, TOKEN, Unanswered, each_of_train, path_info};
+use super::{Channel, SendOutcome, TOKEN, Unanswered, each_of_train, mapped, path_info};
 use crate::config::{LinkConfig, Role};
 use crate::fault::FaultLog;
 use crate::sys::Arrival;
@@ -108,18 +108,10 @@ impl UdpServer {
             self.events.push_back(LinkEvent::Down { path: old.path, reason, retry: None });
         }
         let path = self.door.new_path();
-        let address = self.socket_form(remote);
+        let address = if self.is_ipv6 { mapped(remote) } else { remote };
         let info = path_info(remote);
         self.set_peer(Peer { path, info, address, local: None, interface: 0 }, now);
         self.events.push_back(LinkEvent::Up(path, info));
-    }
-
-    /// An IPv4 address as an IPv6 socket wants it.
-    fn socket_form(&self, address: SocketAddr) -> SocketAddr {
-        match address.ip() {
-            IpAddr::V4(ip) if self.is_ipv6 => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
-            _ => address,
-        }
     }
 
     fn set_peer(&mut self, peer: Peer, now: Instant) {
