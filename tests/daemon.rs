@@ -342,6 +342,8 @@ fn cpu_time() -> Duration {
 fn packet(seed: usize, len: usize) -> Vec<u8> {
     let mut packet: Vec<u8> = (0..len).map(|index| (index.wrapping_mul(17) ^ seed.wrapping_mul(29)) as u8).collect();
     packet[0] = 0x45;
+    // Not one that may be marked on its way (RFC 3168).
+    packet[1] &= !3;
     packet
 }
 

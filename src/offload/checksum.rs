@@ -1,5 +1,7 @@
 //! The Internet checksum (RFC 1071), in a form that the compiler turns into vector instructions.
 
+use std::ops::Range;
+
 use byteorder::{BigEndian, ByteOrder, NativeEndian};
 
 /// Bytes that are summed side by side.
@@ -50,6 +52,17 @@ impl Sum {
     #[must_use]
     pub fn minus_number(self, number: u16) -> Self {
         self.plus(Self(u64::from(!(Self::of_number(number).0 as u16))))
+    }
+
+    /// The checksum at `at` of `header` after `change` has been made to the whole 16-bit words of `changed`, adjusted and
+    /// not computed anew (RFC 1624, equation 3): a wrong one stays wrong.
+    pub fn adjust(header: &mut [u8], at: usize, changed: Range<usize>, change: impl FnOnce(&mut [u8])) {
+        let before = Self::of(&header[changed.clone()]).fold();
+        change(header);
+        let after = Self::of(&header[changed]);
+        let checksum = BigEndian::read_u16(&header[at..at + 2]);
+        let sum = Self::of_number(!checksum).minus_number(before).plus(after);
+        BigEndian::write_u16(&mut header[at..at + 2], sum.finish());
     }
 
     /// The sum folded to 16 bits, as the kernel keeps it for the pseudo-header of a packet whose checksum is still to

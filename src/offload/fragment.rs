@@ -4,6 +4,7 @@
 
 use byteorder::{BigEndian, ByteOrder};
 
+use super::checksum::Sum;
 use super::headers::{IPV4_MIN_LEN, IpVersion, find_ip, ipv4_header_len, set_ipv4_length};
 use super::mss::Room;
 use crate::config::LinkLayer;
@@ -28,6 +29,10 @@ pub fn fragment(kind: LinkLayer, packet: &[u8], room: Room, each: &mut dyn FnMut
     let total = usize::from(BigEndian::read_u16(&packet[ip + 2..ip + 4]));
     let place = BigEndian::read_u16(&packet[ip + 6..ip + 8]);
     if header_len < IPV4_MIN_LEN || total < header_len || packet.len() < ip + total || place & FLAG_DF != 0 {
+        return false;
+    }
+    // The fragments' headers are right by themselves: a damaged one would be made valid.
+    if Sum::of(&packet[ip..ip + header_len]).finish() != 0 {
         return false;
     }
     let data_len = room.for_ip(ip).saturating_sub(header_len) / UNIT * UNIT;
@@ -115,6 +120,9 @@ mod tests {
         assert_eq!(cut(LinkLayer::Tun, &whole[..900], 600), None, "shorter than it says");
         assert_eq!(cut(LinkLayer::Tun, &packet(&[1; 1000], &[], OFFSET_MASK), 600), None, "beyond the end");
         assert_eq!(cut(LinkLayer::Tun, &[0x60; 1000], 600), None);
+        let mut damaged = whole;
+        damaged[8] ^= 1;
+        assert_eq!(cut(LinkLayer::Tun, &damaged, 600), None, "a damaged header");
     }
 
     #[test]
@@ -171,6 +179,10 @@ mod tests {
         #[test]
         fn arbitrary_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 1..200), len in 0usize..200) {
             bytes[0] = 0x40 | bytes[0] & 0x0f;
+            if bytes.len() >= IPV4_MIN_LEN {
+                let total = BigEndian::read_u16(&bytes[2..4]);
+                set_ipv4_length(&mut bytes, total);
+            }
             let mut longest = 0;
             fragment(LinkLayer::Tun, &bytes, Room { mtu: 65_535, packet: len }, &mut |one| longest = longest.max(one.len()));
             prop_assert!(longest <= len);

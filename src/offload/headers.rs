@@ -24,7 +24,8 @@ const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 pub const PROTOCOL_TCP: u8 = 6;
 pub const PROTOCOL_UDP: u8 = 17;
 
-/// Offsets of the checksum in the transport headers.
+/// Offsets of the checksum in the header of IPv4 and in the transport headers.
+pub const IPV4_CHECKSUM: usize = 10;
 pub const TCP_CHECKSUM: usize = 16;
 pub const UDP_CHECKSUM: usize = 6;
 
@@ -153,9 +154,9 @@ pub fn tcp_header_len(tcp: &[u8]) -> usize {
 pub fn set_ipv4_length(ip: &mut [u8], len: u16) {
     BigEndian::write_u16(&mut ip[2..4], len);
     let header_len = ipv4_header_len(ip).clamp(IPV4_MIN_LEN, ip.len());
-    BigEndian::write_u16(&mut ip[10..12], 0);
+    BigEndian::write_u16(&mut ip[IPV4_CHECKSUM..IPV4_CHECKSUM + 2], 0);
     let checksum = Sum::of(&ip[..header_len]).finish();
-    BigEndian::write_u16(&mut ip[10..12], checksum);
+    BigEndian::write_u16(&mut ip[IPV4_CHECKSUM..IPV4_CHECKSUM + 2], checksum);
 }
 
 /// The sum of the pseudo-header (RFC 9293, RFC 768, RFC 8200) of a packet without extension headers.

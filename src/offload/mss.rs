@@ -91,19 +91,14 @@ fn find_option(tcp: &[u8]) -> Option<usize> {
     None
 }
 
-/// Lowers the value at `at` of a TCP header, and adjusts the checksum (RFC 1624, equation 3).
+/// Lowers the value at `at` of a TCP header.
 fn lower(tcp: &mut [u8], at: usize, limit: u16) -> bool {
     if BigEndian::read_u16(&tcp[at..at + 2]) <= limit {
         return false;
     }
     // The words of the checksum begin at even offsets. A header's length is even, so the last one is whole.
     let words = at & !1..(at + 3) & !1;
-    let before = Sum::of(&tcp[words.clone()]).fold();
-    BigEndian::write_u16(&mut tcp[at..at + 2], limit);
-    let after = Sum::of(&tcp[words]);
-    let checksum = BigEndian::read_u16(&tcp[TCP_CHECKSUM..TCP_CHECKSUM + 2]);
-    let sum = Sum::of_number(!checksum).minus_number(before).plus(after);
-    BigEndian::write_u16(&mut tcp[TCP_CHECKSUM..TCP_CHECKSUM + 2], sum.finish());
+    Sum::adjust(tcp, TCP_CHECKSUM, words, |tcp| BigEndian::write_u16(&mut tcp[at..at + 2], limit));
     true
 }
 

@@ -5,8 +5,9 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use byteorder::{BigEndian, ByteOrder};
 
 use crate::config::LinkLayer;
+use crate::offload::checksum::Sum;
 use crate::offload::headers::{
-    IPV6_LEN, IpVersion, PROTOCOL_TCP, PROTOCOL_UDP, find_ip, ipv4_header_len, set_ipv4_length,
+    IPV4_CHECKSUM, IPV6_LEN, IpVersion, PROTOCOL_TCP, PROTOCOL_UDP, find_ip, ipv4_header_len,
 };
 
 /// Length of an Ethernet header in bytes.
@@ -61,10 +62,7 @@ pub fn mark_congestion(kind: LinkLayer, packet: &mut [u8]) -> bool {
     let Some(ip) = packet.get_mut(offset..) else { return false };
     match version {
         IpVersion::V4 if ip[1] & ECN_BITS != NOT_ECT => {
-            ip[1] |= ECN_BITS;
-            // The length stays; the checksum is computed anew.
-            let len = BigEndian::read_u16(&ip[2..4]);
-            set_ipv4_length(ip, len);
+            Sum::adjust(ip, IPV4_CHECKSUM, 0..2, |ip| ip[1] |= ECN_BITS);
             true
         }
         IpVersion::V6 if (ip[1] >> 4) & ECN_BITS != NOT_ECT => {
@@ -78,6 +76,7 @@ pub fn mark_congestion(kind: LinkLayer, packet: &mut [u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::offload::headers::set_ipv4_length;
     use etherparse::{IpNumber, PacketBuilder};
     use proptest::prelude::*;
 
@@ -142,6 +141,12 @@ mod tests {
             } else {
                 assert_eq!(packet, before);
             }
+            // A packet that was damaged on its way is not made valid.
+            let mut damaged = before.clone();
+            damaged[8] ^= 0x10;
+            mark_congestion(LinkLayer::Tun, &mut damaged);
+            let header = etherparse::Ipv4Header::from_slice(&damaged).expect("a header").0;
+            assert_ne!(header.header_checksum, header.calc_header_checksum());
         }
         let mut six = Vec::new();
         let builder = PacketBuilder::ipv6([1; 16], [2; 16], 64).udp(1, 2);
