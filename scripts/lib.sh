@@ -95,36 +95,43 @@ peer_python() {
     printf '%s\n' "$environment/bin/python"
 }
 
-# What a container's file system has beside the base: systemd, and what the tests run inside.
-container_packages=systemd,systemd-sysv,dbus,iproute2,iputils-ping,procps
+# The containers' Debian releases, with systemd 252 and 257, and what they have beside the base: systemd, what has to leave
+# the tunnel's device alone, and what the tests run inside.
+container_releases='bookworm trixie'
+container_packages=systemd,systemd-sysv,dbus,network-manager,iproute2,iputils-ping,procps
 
-# Makes the root directory that the containers of the tests share, unless it is there.
-make_container_root() {
-    if [ "$(cat "$SIMPLETUN_TEST_CONTAINER.list" 2>/dev/null)" != "$container_packages" ]; then
-        say "Making the file system of the test's containers in $SIMPLETUN_TEST_CONTAINER"
-        rm -f "$SIMPLETUN_TEST_CONTAINER.list"
-        as_root rm -rf "$SIMPLETUN_TEST_CONTAINER"
-        as_root mmdebstrap --quiet --variant=minbase --include="$container_packages" bookworm \
-            "$SIMPLETUN_TEST_CONTAINER"
+# Makes the root directories that the containers of the tests share, unless they are there.
+make_container_roots() {
+    local release made
+    mkdir -p "$SIMPLETUN_TEST_CONTAINERS"
+    for release in $container_releases; do
+        made=$SIMPLETUN_TEST_CONTAINERS/$release
+        [ "$(cat "$made.list" 2>/dev/null)" != "$container_packages" ] || continue
+        say "Making the file system of the test's containers in $made"
+        rm -f "$made.list"
+        as_root rm -rf "$made"
+        # shellcheck disable=SC2016 # mmdebstrap expands it.
+        as_root mmdebstrap --quiet --variant=minbase --include="$container_packages" \
+            --customize-hook='chroot "$1" systemctl --quiet disable NetworkManager.service' "$release" "$made"
         # Last, so that one that was left half made is not taken for a whole one.
-        printf '%s\n' "$container_packages" >"$SIMPLETUN_TEST_CONTAINER.list"
-    fi
+        printf '%s\n' "$container_packages" >"$made.list"
+    done
 }
 
-# prepare_containers [COMMAND…]: prepares the tests in containers and says in the environment where it is: the root
-# directory, and the package in two versions, of the debug build. The command runs beside the first, which takes minutes
-# of the network and little of the processors.
+# prepare_containers [COMMAND…]: prepares the tests in containers and says in the environment where it is: a directory with
+# the root directories, and the package in two versions, of the debug build. The command runs beside the first, which takes
+# minutes of the network and little of the processors.
 prepare_containers() {
-    local target root_job
+    local target roots_job
     install_missing systemd-container mmdebstrap iproute2
     target=$(target_directory)
-    SIMPLETUN_TEST_CONTAINER=$target/container-root
+    SIMPLETUN_TEST_CONTAINERS=$target/containers
     SIMPLETUN_TEST_PACKAGES=$target/container-packages
-    export SIMPLETUN_TEST_CONTAINER SIMPLETUN_TEST_PACKAGES
-    make_container_root &
-    root_job=$!
+    export SIMPLETUN_TEST_CONTAINERS SIMPLETUN_TEST_PACKAGES
+    make_container_roots &
+    roots_job=$!
     "$@"
-    wait "$root_job" || die "the file system of the test's containers cannot be made"
+    wait "$roots_job" || die "the file systems of the test's containers cannot be made"
     rm -rf "$SIMPLETUN_TEST_PACKAGES"
     scripts/package.sh --debug --version 0.1.0-1 "$SIMPLETUN_TEST_PACKAGES"
     scripts/package.sh --debug --unchecked --version 0.1.0-2 "$SIMPLETUN_TEST_PACKAGES"

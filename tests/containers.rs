@@ -1,9 +1,10 @@
-//! The package as an administrator meets it: two hosts with a systemd of their own, joined by a cable, on which it is
-//! installed, configured, enabled, reloaded, upgraded and removed. Needs what `scripts/container-test.sh` prepares.
+//! The package as an administrator meets it: two hosts with a systemd of their own, of the oldest and of the newest Debian
+//! that it is made for, joined by a cable, on which it is installed, configured, enabled, reloaded, upgraded and removed.
+//! Needs what `scripts/container-test.sh` prepares.
 
 mod common;
 
-use common::container::{Container, PATIENCE};
+use common::container::{Container, PATIENCE, Release};
 use common::lab::Lab;
 use common::wait::{wait_for, wait_until};
 
@@ -184,6 +185,22 @@ fn networkd_leaves_the_device_alone() {
     hosts.wait_for_tunnel();
 }
 
+/// NetworkManager, which runs when the package comes, sees the device and leaves it alone.
+#[test]
+fn network_manager_leaves_the_device_alone() {
+    let hosts = Hosts::new_with(Some("NetworkManager"));
+    hosts.configure();
+    hosts.start();
+    for host in [&hosts.local, &hosts.remote] {
+        let (states, _) = wait_for(PATIENCE, "both devices in its list", || {
+            let states = host.run("nmcli --terse --fields DEVICE,STATE device");
+            (states.contains("st-link:") && states.contains("eth0:connected")).then_some(states)
+        });
+        assert!(states.lines().any(|line| line == "st-link:unmanaged"), "{states}");
+    }
+    hosts.wait_for_tunnel();
+}
+
 /// Two hosts, `local` with the client and `remote` with the server.
 struct Hosts {
     local: Container,
@@ -191,14 +208,25 @@ struct Hosts {
 }
 
 impl Hosts {
-    /// With the package installed.
+    /// With the package installed, and no other service that takes to devices.
     #[track_caller]
     fn new() -> Self {
+        Self::new_with(None)
+    }
+
+    /// With this service, and with the package that is installed while it runs.
+    #[track_caller]
+    fn new_with(service: Option<&str>) -> Self {
         let lab = Lab::new();
-        let (local, remote) = (Container::start(&lab.local), Container::start(&lab.remote));
+        let local = Container::start(&lab.local, Release::Bookworm);
+        let remote = Container::start(&lab.remote, Release::Trixie);
         let hosts = Self { local: local.booted(), remote: remote.booted() };
-        hosts.local.install("0.1.0-1");
-        hosts.remote.install("0.1.0-1");
+        for host in [&hosts.local, &hosts.remote] {
+            if let Some(service) = service {
+                host.run(&format!("systemctl start {service}"));
+            }
+            host.install("0.1.0-1");
+        }
         hosts
     }
 

@@ -1,5 +1,5 @@
-//! Containers with a systemd of their own, each in a network namespace of the lab. They are made of one root directory,
-//! which they do not change, and packages, both of which `scripts/container-test.sh` prepares.
+//! Containers with a systemd of their own, each in a network namespace of the lab. They are made of the root directory of a
+//! Debian release, which they do not change, and packages, all of which `scripts/container-test.sh` prepares.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,15 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Status of systemd-nspawn when what is inside wants to be started again.
 const WANTS_REBOOT: i32 = 133;
 
+/// The Debian releases that containers are made of, and the version of their systemd.
+#[derive(Clone, Copy, Debug)]
+pub enum Release {
+    /// systemd 252.
+    Bookworm,
+    /// systemd 257.
+    Trixie,
+}
+
 /// A container; it ends with the value.
 pub struct Container {
     ns: Ns,
@@ -25,17 +34,19 @@ pub struct Container {
 }
 
 impl Container {
-    /// Starts one with what the package manager has left in the common root directory. It lives in the namespace `ns`.
+    /// Starts one with what the package manager has left in the release's root directory. It lives in the namespace `ns`.
     #[track_caller]
-    pub fn start(ns: &Ns) -> Self {
+    pub fn start(ns: &Ns, release: Release) -> Self {
         static PREPARED: Once = Once::new();
         PREPARED.call_once(prepare);
-        let (root, own) = (from_environment("SIMPLETUN_TEST_CONTAINER"), own_directory(ns));
+        let roots = from_environment("SIMPLETUN_TEST_CONTAINERS");
+        let own = own_directory(ns);
         for directory in ["upper", "work", "root"] {
             fs::create_dir_all(own.join(directory)).expect("make a directory");
         }
         let [upper, work, merged] = ["upper", "work", "root"].map(|name| own.join(name).display().to_string());
-        let layers = format!("lowerdir={},upperdir={upper},workdir={work}", root.display());
+        let root = roots.join(format!("{release:?}").to_lowercase()).display().to_string();
+        let layers = format!("lowerdir={root},upperdir={upper},workdir={work}");
         must("CAP_SYS_ADMIN", &["mount", "-t", "overlay", "overlay", "-o", &layers, &merged]);
         Self { ns: ns.clone(), nspawn: spawn(ns), leader: 0 }
     }
