@@ -68,6 +68,11 @@ pub enum Tool {
     Dump(crate::tools::dump::Dump),
     /// Answer pings to whatever is behind a device
     Echo(crate::tools::echo::Echo),
+    /// Take back what a killed tunnel has left on a device that it had not created
+    Cleanup(crate::tools::cleanup::Cleanup),
+    /// The half of the daemon that keeps the right to configure the network
+    #[command(hide = true)]
+    Helper(crate::helper::serve::Helper),
     /// Print a new private key
     Genkey,
     /// Print a new shared secret
@@ -86,6 +91,12 @@ pub enum Refusal {
 }
 
 impl Cli {
+    /// The name of the instance, if it has one beside its device's: that of its configuration file.
+    pub fn instance(&self) -> Option<String> {
+        let stem = self.config.as_ref().and_then(|path| path.file_stem());
+        stem.map(|stem| stem.to_string_lossy().into_owned())
+    }
+
     /// Parses the arguments; `arguments` includes the program's name.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ mod hooks;
 pub mod key_file;
 mod options;
 mod parse;
+mod privileges;
 mod security;
 #[cfg(test)]
 mod security_tests;
@@ -32,6 +33,7 @@ pub use endpoint::{Endpoint, Host};
 pub use hooks::HooksConfig;
 pub use key_file::{KeyFileError, KeyFiles};
 pub use options::{Options, Text, Words};
+pub use privileges::PrivilegesConfig;
 pub use security::KeySource;
 
 /// The port that is listened on or connected to unless another is given.
@@ -417,6 +419,8 @@ pub struct Config {
     pub control: ControlConfig,
     /// The programs that are run.
     pub hooks: HooksConfig,
+    /// What the process gives up.
+    pub privileges: PrivilegesConfig,
     /// Exit when the peer leaves.
     pub once: bool,
     /// Print the original's line for each packet.

@@ -2,23 +2,30 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use log::{debug, info, warn};
 use nix::unistd::{Group, User};
 
-use crate::config::{Access, Config, ConfigError, DeviceConfig, LinkConfig, Protocol, Role, Security};
+use crate::config::{Access, Config, ConfigError, ControlChoice, DeviceConfig, LinkConfig, Protocol, Role, Security};
+use crate::control;
 use crate::device::Device;
-use crate::device::netchange::{AddressSpec, NetChange, NetConfig, NetError};
+use crate::device::netchange::{AddressSpec, NetChange, NetError};
 use crate::device::netlink::Netlink;
 use crate::event_loop::{EventLoop, Outcome, WhenPeerLeaves};
+use crate::helper;
+use crate::privileges::{self, Reach};
 use crate::relay::{Relay, WIRE_LOG};
 use crate::transport::admission::Surroundings;
 use crate::tunnel::message::CloseReason;
+use network::Network;
 use upkeep::Upkeep;
 
 mod link;
 mod mtu;
+mod network;
 mod reload;
 mod upkeep;
 
@@ -29,24 +36,31 @@ const ORIGINAL_MAX_MTU: u32 = 1986;
 /// Longest super-packet of a device that we create, in bytes: with its headers it fits one send over either transport.
 const GSO_MAX_SIZE: u32 = 60_000;
 
-/// Runs the tunnel until it is asked to end. `reread` gives the configuration anew when that is asked for.
+/// Runs the tunnel until it is asked to end. `reread` gives the configuration anew when that is asked for, and `reach` is
+/// what it needs for that where there is no helper.
 ///
 /// # Errors
 /// What the operator must mend: the device, its configuration, the local port, or the names of owner and group
 /// (a [`ConfigError`]).
-pub fn run(mut config: Config, reread: &dyn Fn() -> Result<Config, ConfigError>) -> Result<()> {
+pub fn run(mut config: Config, reread: &dyn Fn() -> Result<Config, ConfigError>, reach: Reach) -> Result<()> {
     let (owner, group) = accounts(&config.device)?;
+    let reduction = privileges::Reduction::new(&config.privileges, reach)?;
     // Persistence comes last: a start that fails leaves nothing behind.
     let device = Device::open(&DeviceConfig { persist: false, ..config.device.clone() }, owner, group)?;
     debug!(target: WIRE_LOG, "Successfully connected to interface {}", device.name());
     let created = device.was_created();
     let name = device.name().to_owned();
-    let mut network = NetConfig::new(&name).map_err(|source| NetError::lookup(&name, source))?;
-    let result = serve(device, &mut config, &mut network, reread);
+    if reduction.needs_helper() {
+        let index = device.index().map_err(|source| NetError::lookup(&name, source))?;
+        helper::start(&name, index, created, reduction.text()).context("Cannot start the helper process")?;
+    }
+    let mut network = Network::new(&name).map_err(|source| NetError::lookup(&name, source))?;
+    let result = serve(device, &mut config, &mut network, reread, reduction);
     // What was created has vanished with its configuration, or was made to stay with it.
     if !created {
         network.undo_all();
     }
+    helper::finish();
     result
 }
 
@@ -54,12 +68,16 @@ pub fn run(mut config: Config, reread: &dyn Fn() -> Result<Config, ConfigError>)
 fn serve(
     device: Device,
     config: &mut Config,
-    network: &mut NetConfig,
+    network: &mut Network,
     reread: &dyn Fn() -> Result<Config, ConfigError>,
+    reduction: privileges::Reduction,
 ) -> Result<()> {
     // Before anything is changed, so that a signal does not come between a change and its undoing.
     let mut event_loop = EventLoop::new(&device).context("Cannot start the event loop")?;
     event_loop.open_control(&config.control, device.name())?;
+    if let Some(helper) = helper::client() {
+        event_loop.watch(helper.as_raw_fd()).context("Cannot watch the helper process")?;
+    }
     configure(network, &device, config)?;
     event_loop.hooks_mut().configure(config);
     if let Err(why) = event_loop.begin_hooks(&device) {
@@ -68,6 +86,13 @@ fn serve(
             return Ok(());
         }
         return Err(anyhow::Error::msg(why));
+    }
+    // Before a thread is started, which would keep what it has, and before the first byte from the network or the device.
+    let reduced = link::try_port(&config.link).map_err(Into::into).and_then(|()| reduction.carry_out(&written(config)));
+    if let Err(error) = reduced {
+        let now = event_loop.now();
+        event_loop.hooks_mut().finish(Some(&device), now);
+        return Err(error);
     }
     let relay = match link::open(device, &config.link, config.debug, &event_loop) {
         Ok(relay) => relay,
@@ -90,7 +115,7 @@ fn carry(
     event_loop: &mut EventLoop,
     slot: &mut Option<Relay>,
     config: &mut Config,
-    network: &mut NetConfig,
+    network: &mut Network,
     reread: &dyn Fn() -> Result<Config, ConfigError>,
 ) -> Result<()> {
     let Some(relay) = slot else { return Ok(()) };
@@ -130,6 +155,14 @@ fn carry(
                 event_loop.supervisor_mut().reloaded(how, relay.standing(), now);
                 follower.follow(slot.insert(relay), config, network);
             }
+            Outcome::HelperEnded => {
+                relay.close_link(CloseReason::Stops, now);
+                relay.set_carrier_following(false);
+                bail!(
+                    "The helper process, which has the right to configure the network, has ended: ending, too; start \
+                     the tunnel again, which puts everything in order"
+                );
+            }
             Outcome::PathMtuChanged => follower.follow(relay, config, network),
         }
     }
@@ -149,7 +182,7 @@ fn prepare(relay: &mut Relay, config: &Config) -> Result<()> {
     Ok(())
 }
 
-fn configure(network: &mut NetConfig, device: &Device, config: &Config) -> Result<()> {
+fn configure(network: &mut Network, device: &Device, config: &Config) -> Result<()> {
     if device.was_created() {
         // An older kernel does not let it be set; longer super-packets are then cut in two pieces.
         if let Err(error) = network.apply(&NetChange::GsoMaxSize(GSO_MAX_SIZE)) {
@@ -164,7 +197,7 @@ fn configure(network: &mut NetConfig, device: &Device, config: &Config) -> Resul
 
 /// The changes in the order in which the kernel takes them. Routes need the device up, and so does an IPv6 address with
 /// a peer: added to a device that is down it never gets the route to its peer.
-fn changes(config: &Config, created: bool) -> Vec<NetChange> {
+pub fn changes(config: &Config, created: bool) -> Vec<NetChange> {
     let wanted = &config.network;
     let address = |address: &crate::config::InterfaceAddress| AddressSpec {
         local: address.local,
@@ -179,6 +212,16 @@ fn changes(config: &Config, created: bool) -> Vec<NetChange> {
     changes.extend(wanted.addresses.iter().map(address).map(NetChange::Address));
     changes.extend(wanted.routes.iter().copied().map(NetChange::Route));
     changes
+}
+
+/// Directories in which the process writes while it runs.
+fn written(config: &Config) -> Vec<PathBuf> {
+    let socket = match &config.control.socket {
+        ControlChoice::Path(path) => path.parent().map(Path::to_owned),
+        ControlChoice::Usual => Some(PathBuf::from(control::DIRECTORY)),
+        ControlChoice::Off => None,
+    };
+    config.link.state_dir.iter().cloned().chain(socket).collect()
 }
 
 /// The numbers of the device's owner and group.

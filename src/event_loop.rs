@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -35,6 +35,7 @@ const SIGNAL_TOKEN: Token = Token(1);
 /// Token 2 is the resolver's.
 const NETWORK_TOKEN: Token = Token(3);
 const HOOK_TOKEN: Token = Token(4);
+const HELPER_TOKEN: Token = Token(5);
 
 /// Events taken in one turn; more wait for the next.
 const EVENT_CAPACITY: usize = 64;
@@ -53,6 +54,8 @@ pub enum Outcome {
     DeviceChanged,
     /// What the link carries has changed.
     PathMtuChanged,
+    /// The helper process is gone.
+    HelperEnded,
     /// The peer has gone and the daemon was asked to exit then.
     PeerLeft,
 }
@@ -174,6 +177,14 @@ impl EventLoop {
         self.ending.load(Ordering::Relaxed)
     }
 
+    /// Watches the way to the helper process, for its end.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn watch(&self, helper: RawFd) -> io::Result<()> {
+        self.poll.registry().register(&mut SourceFd(&helper), HELPER_TOKEN, Interest::READABLE)
+    }
+
     /// Has the device looked at again at this time, if there is one.
     pub fn look_again(&mut self, at: Option<Instant>) {
         self.network.look_again(at);
@@ -242,6 +253,9 @@ impl EventLoop {
                 NETWORK_TOKEN => self.network.set_readable(),
                 token if Control::owns(token) => self.control.handle_event(event),
                 HOOK_TOKEN => self.hooks.set_readable(),
+                // Its answers wake the loop, too, when they have been read already.
+                HELPER_TOKEN if event.is_read_closed() => return Some(Outcome::HelperEnded),
+                HELPER_TOKEN => {}
                 _ => relay.transport_mut().handle_event(event, now),
             }
         }

@@ -1,6 +1,7 @@
 //! Where the peer was last, remembered across restarts: a listening end can then begin the handshake by itself.
 //!
-//! Only a hint: nothing is believed of an address but that a handshake is worth trying there.
+//! Only a hint: nothing is believed of an address but that a handshake is worth trying there. Where this process has no
+//! right to the file any more the helper has it.
 
 use std::fs;
 use std::io;
@@ -8,6 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use log::{debug, warn};
+
+use crate::helper::{self, client::Client};
 
 /// A file with one address.
 pub struct Hint {
@@ -22,12 +25,14 @@ impl Hint {
         let path = directory.join(format!("{device}.peer"));
         let known = match fs::read_to_string(&path) {
             Ok(text) => text.trim().parse().ok(),
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => match through_helper(&error, Client::remembered) {
+                Some(known) => known,
+                None => {
                     warn!("Cannot read {}: {error}; going on without it", path.display());
+                    None
                 }
-                None
-            }
+            },
         };
         debug!("the peer was last at {known:?} according to {}", path.display());
         Self { path, known, failed: false }
@@ -48,11 +53,18 @@ impl Hint {
         let new = self.path.with_extension("peer.new");
         let written = fs::write(&new, format!("{peer}\n")).and_then(|()| fs::rename(&new, &self.path));
         if let Err(error) = written
+            && through_helper(&error, |helper| helper.remember(peer)).is_none()
             && !std::mem::replace(&mut self.failed, true)
         {
             warn!("Cannot remember the peer's address in {}: {error}", self.path.display());
         }
     }
+}
+
+/// What the helper says, if there is one and this process has no right to the file.
+fn through_helper<T>(refusal: &io::Error, ask: impl FnOnce(&Client) -> io::Result<T>) -> Option<T> {
+    let helper = helper::client().filter(|_| refusal.kind() == io::ErrorKind::PermissionDenied)?;
+    ask(helper).ok()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use log::{debug, warn};
 use mio::{Registry, Token};
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, HooksConfig, InterfaceAddress};
 use crate::device::Device;
@@ -23,10 +24,23 @@ pub mod runner;
 use runner::{HookCall, HookEnd, Running};
 
 /// What a hook may call without a path.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The variables that a hook is told something by, beside `PATH`.
+pub const VARIABLES: [&str; 9] = [
+    "INTERFACE",
+    "dev",
+    "tun_mtu",
+    "ifconfig_local",
+    "ifconfig_remote",
+    "trusted_ip",
+    "trusted_port",
+    "script_type",
+    "REASON",
+];
 
 /// Which hook it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// The device is configured; nothing is carried yet.
     Up,

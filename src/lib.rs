@@ -6,7 +6,8 @@
 //! wait for a full network; [`event_loop`] waits for readiness, deadlines and signals, and [`daemon`] builds all of
 //! it from a [`config`]. [`cli`] and [`logging`] serve the binary; [`counters`] and [`fault`] are what everybody
 //! counts and sorts errors with; [`memory`] keeps keys out of core files; [`sys`] holds the system calls that no
-//! crate offers; [`tools`] are the subcommands.
+//! crate offers; [`tools`] are the subcommands. [`privileges`] is what the process gives up, and [`helper`] the second process
+//! that keeps what is needed later.
 //!
 //! [`hint`] is what the daemon remembers across restarts; [`link_state`] what it knows about its peer, for all who report
 //! it; [`control`] tells who watches, [`supervisor`] the service manager, and [`hooks`] the administrator's programs;
@@ -34,6 +35,7 @@ pub mod daemon;
 pub mod device;
 pub mod event_loop;
 pub mod fault;
+pub mod helper;
 pub mod hint;
 pub mod holder;
 pub mod hooks;
@@ -41,6 +43,7 @@ pub mod link_state;
 pub mod logging;
 pub mod memory;
 pub mod offload;
+pub mod privileges;
 pub mod relay;
 pub mod scheduler;
 pub mod supervisor;

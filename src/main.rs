@@ -1,12 +1,18 @@
 //! The program: arguments, logger, exit status.
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
+use std::fs;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use log::LevelFilter;
 use simpletun::cli::{Cli, Refusal, Request, Tool};
 use simpletun::config::{Config, ConfigError, KeyFiles, Options};
+use simpletun::helper::{self, client::HelperKeys, serve::Helper};
+use simpletun::privileges::Reach;
 use simpletun::{daemon, logging, memory, tools, transport};
 
 /// How the program ends. The numbers are documented in the help text and the README.
@@ -51,6 +57,8 @@ fn main() -> ExitCode {
             Some(Tool::List(list)) => list.run(),
             Some(Tool::Dump(dump)) => dump.run(),
             Some(Tool::Echo(echo)) => echo.run(),
+            Some(Tool::Cleanup(cleanup)) => cleanup.run(),
+            Some(Tool::Helper(helper)) => run_helper(helper),
             Some(Tool::Genkey) => protected(tools::keys::genkey),
             Some(Tool::Genpsk) => protected(tools::keys::genpsk),
             Some(Tool::Pubkey) => protected(tools::keys::pubkey),
@@ -71,32 +79,77 @@ fn protected(tool: fn() -> Result<()>) -> Result<()> {
 }
 
 fn tunnel(cli: &Cli) -> Result<()> {
-    let keys = KeyFiles::from_environment();
-    let read = || read_config(cli, &keys);
-    let config = read()?;
+    let source = Source { cli, keys: KeyFiles::from_environment(), text: OnceCell::new() };
+    let config = source.read()?;
     if cli.check_config {
         let _ = print("The configuration is valid\n");
         return Ok(());
     }
     logging::init(config.log_level, config.debug);
-    daemon::run(config, &read)
+    daemon::run(config, &|| source.read(), source.reach()?)
 }
 
-/// The settings of the file, if one was named, with the flags over them.
-fn read_config(cli: &Cli, keys: &KeyFiles) -> Result<Config, ConfigError> {
-    let flags = cli.options.clone();
-    let options = match &cli.config {
-        Some(path) => Options::from_file(path)?.overlaid_with(flags),
-        None => flags,
-    };
-    if options.has_keys() {
-        memory::protect().map_err(ConfigError::Memory)?;
+/// The half of the daemon that keeps the right to configure the network.
+fn run_helper(helper: &Helper) -> Result<()> {
+    memory::protect()?;
+    let cli = helper.cli()?;
+    logging::init(logging::shifted(LevelFilter::Info, cli.verbose, cli.quiet), false);
+    helper.run(cli)
+}
+
+/// Where the settings come from: flags, a file, and the files of keys that these name.
+struct Source<'a> {
+    cli: &'a Cli,
+    keys: KeyFiles,
+    /// The text of a pipe, which can be read only once.
+    text: OnceCell<String>,
+}
+
+impl Source<'_> {
+    /// The settings of the file, if one was named, with the flags over them.
+    fn options(&self) -> Result<Options, ConfigError> {
+        let flags = self.cli.options.clone();
+        let Some(path) = &self.cli.config else { return Ok(flags) };
+        let name = path.display().to_string();
+        if let Some(text) = self.text.get() {
+            return Ok(Options::from_toml(text, &name)?.overlaid_with(flags));
+        }
+        // The helper may read what this process may not any more.
+        if let Some(helper) = helper::client() {
+            return Ok(Options::from_opened(path, helper.configuration())?.overlaid_with(flags));
+        }
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
+        let options = Options::from_toml(&text, &name)?.overlaid_with(flags);
+        if !path.is_file() || ["/dev", "/proc"].iter().any(|own| path.starts_with(own)) {
+            let _ = self.text.set(text);
+        }
+        Ok(options)
     }
-    let mut config = Config::new(&options, &transport::resolve::service_port, keys)?;
-    config.log_level = logging::shifted(config.log_level, cli.verbose, cli.quiet);
-    let stem = cli.config.as_ref().and_then(|path| path.file_stem());
-    config.control.instance = stem.map(|stem| stem.to_string_lossy().into_owned());
-    Ok(config)
+
+    fn read(&self) -> Result<Config, ConfigError> {
+        let options = self.options()?;
+        if options.has_keys() {
+            memory::protect().map_err(ConfigError::Memory)?;
+        }
+        let services = &transport::resolve::service_port;
+        let mut config = match helper::client() {
+            Some(client) => Config::new(&options, services, &HelperKeys { client, own: &self.keys }),
+            None => Config::new(&options, services, &self.keys),
+        }?;
+        config.log_level = logging::shifted(config.log_level, self.cli.verbose, self.cli.quiet);
+        config.control.instance = self.cli.instance();
+        Ok(config)
+    }
+
+    /// What it takes to read it again.
+    fn reach(&self) -> Result<Reach, ConfigError> {
+        let mut reach = Reach { text: self.text.get().cloned(), ..Reach::default() };
+        let options = self.options()?;
+        let keys = options.key_files().into_iter().map(Path::new);
+        self.cli.config.iter().map(PathBuf::as_path).chain(keys).for_each(|file| reach.add(file));
+        reach.directories.extend(self.keys.credentials_directory());
+        Ok(reach)
+    }
 }
 
 /// Writes to standard output; a reader that has gone is no reason to panic.

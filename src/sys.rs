@@ -1,5 +1,6 @@
 //! System calls that no crate offers in the form needed here: several datagrams in one call, with their
-//! control messages, without allocation, socket options, and descriptors of processes. The second and last file with unsafe code.
+//! control messages, without allocation, socket options, descriptors of processes, and descriptors that come with a
+//! message. The second and last file with unsafe code.
 //!
 //! Addresses and control messages are written and read as bytes in their kernel layout, so that only the calls
 //! themselves are unsafe. It knows nothing of tunnels.
@@ -12,6 +13,7 @@ use std::ptr;
 use std::time::Duration;
 
 use byteorder::{BigEndian, ByteOrder, NativeEndian};
+use nix::sys::socket::{self, ControlMessage, ControlMessageOwned, MsgFlags};
 use socket2::SockAddr;
 
 /// Datagrams, or trains of equal datagrams, that one call can receive.
@@ -432,6 +434,47 @@ pub fn pidfd_open(process: u32) -> io::Result<OwnedFd> {
     let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
     // SAFETY: the kernel has just opened it for this call, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Sends a message with a descriptor or without one over a unix socket (sendmsg(2), `SCM_RIGHTS` of unix(7)).
+///
+/// # Errors
+/// Those of sendmsg(2); `EPIPE` comes without a signal.
+pub fn send_with_descriptor(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let raw = descriptor.map(|descriptor| [descriptor.as_raw_fd()]);
+    let control: Vec<ControlMessage<'_>> = raw.iter().map(|raw| ControlMessage::ScmRights(raw)).collect();
+    let parts = [io::IoSlice::new(message)];
+    socket::sendmsg::<()>(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_NOSIGNAL, None)?;
+    Ok(())
+}
+
+/// Receives a message, with a descriptor if one has come, and returns its length; 0 once the other end is closed. Further
+/// descriptors are closed.
+///
+/// # Errors
+/// Those of recvmsg(2); `EMSGSIZE` if the message is longer than the buffer.
+pub fn receive_with_descriptor(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut control = nix::cmsg_space!(RawFd);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = socket::recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let mut received = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control {
+            for raw in descriptors {
+                // SAFETY: the kernel has just made this descriptor for this process, and nobody else knows of it.
+                received.push(unsafe { OwnedFd::from_raw_fd(raw) });
+            }
+        }
+    }
+    if message.flags.contains(MsgFlags::MSG_TRUNC) {
+        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    Ok((message.bytes, received.into_iter().next()))
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ use common::wait::{DEADLINE, holds_for};
 /// What is promised is less; the rest is for a machine that runs other tests beside this one.
 const SOON: Duration = Duration::from_secs(5);
 
+/// Who sets the limits of another process has to be its user, or to have a right that not every machine gives to root.
+const OF_ROOT: &str = "--run-as root";
+
 over_both! {
     ten_tunnels_between_two_hosts_carry_side_by_side
 }
@@ -49,7 +52,7 @@ fn ten_tunnels_between_two_hosts_carry_side_by_side(transport: &str) {
 
 /// The service's limit is too low: it says so once, serves on, and takes the client as soon as it can.
 fn a_server_out_of_descriptors_goes_on_and_serves_when_it_has_some(kind: Kind) {
-    let mut pair = Pair::new(kind, "");
+    let mut pair = Pair::new(kind, OF_ROOT);
     limit_descriptors(&pair.server, 3);
     pair.client.kill();
     pair.start_client();
@@ -65,7 +68,7 @@ fn a_server_out_of_descriptors_goes_on_and_serves_when_it_has_some(kind: Kind) {
 
 /// The same at the connecting end.
 fn a_client_out_of_descriptors_goes_on_and_connects_when_it_has_some(kind: Kind) {
-    let mut pair = Pair::new(kind, "");
+    let mut pair = Pair::new(kind, OF_ROOT);
     limit_descriptors(&pair.client, 3);
     pair.server.kill();
     pair.start_server();

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::security::{KeySource, STANDARD_INPUT};
+use super::security::KeySource;
+pub use super::security::STANDARD_INPUT;
 
 /// Longest file of a key in bytes: a key has 55, and whatever is longer is something else.
 pub const MAX_LEN: usize = 4096;
@@ -71,7 +72,27 @@ impl KeyFiles {
         Self { credentials, state, standard_input: RefCell::new(None) }
     }
 
-    fn standard_input(&self) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+    /// Where credentials are, if there are any.
+    pub fn credentials_directory(&self) -> Option<PathBuf> {
+        self.credentials.clone()
+    }
+
+    /// Opens a file that holds a key, after a look at who else can read or change it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or others can read or change it.
+    pub fn open(&self, file: &str) -> Result<File, KeyFileError> {
+        let opened = File::open(file)?;
+        // Of what was opened: the name may stand for something else by now.
+        self.check(file, &opened.metadata()?)?;
+        Ok(opened)
+    }
+
+    /// What was on standard input, which can be read only once and is remembered.
+    ///
+    /// # Errors
+    /// It cannot be read, or is longer than [`MAX_LEN`].
+    pub fn standard_input(&self) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
         let mut remembered = self.standard_input.borrow_mut();
         if let Some(bytes) = &*remembered {
             return Ok(bytes.clone());
@@ -115,10 +136,7 @@ impl KeySource for KeyFiles {
         if file == STANDARD_INPUT {
             return self.standard_input();
         }
-        let mut opened = File::open(file)?;
-        // Of what was opened: the name may stand for something else by now.
-        self.check(file, &opened.metadata()?)?;
-        read_key(&mut opened)
+        read_key(&mut self.open(file)?)
     }
 
     fn credential(&self, name: &str) -> Option<String> {

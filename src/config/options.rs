@@ -1,13 +1,13 @@
 //! The settings as they are written: one structure for flags and file, so that their names cannot drift apart.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Deserialize;
 
 use super::ConfigError;
-use super::security::masked;
+use super::security::{STANDARD_INPUT, masked};
 
 /// A value as it was typed: a string, or in the file also a bare number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -268,6 +268,14 @@ pub struct Options {
     #[arg(long, value_name = "TIME", help_heading = "Hooks")]
     pub hook_timeout: Option<Text>,
 
+    /// User that the process becomes once everything is open [default: simpletun if there is such a user, else nobody]
+    #[arg(long, value_name = "USER", help_heading = "Privileges")]
+    pub run_as: Option<Text>,
+
+    /// Leave out seccomp and Landlock, to find out whether they are in the way; everything else is given up all the same
+    #[arg(long, help_heading = "Privileges")]
+    pub no_sandbox: bool,
+
     /// Print a line for every packet, as the original simpletun does
     #[arg(short, long, help_heading = "Output")]
     pub debug: bool,
@@ -288,8 +296,17 @@ impl Options {
     /// The file cannot be read, is not TOML, has an unknown key or a value of the wrong type, or does not say
     /// how the link is protected.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        Self::from_opened(path, std::fs::File::open(path))
+    }
+
+    /// As [`from_file`](Self::from_file), of a file that was opened already or could not be.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file).
+    pub fn from_opened(path: &Path, opened: std::io::Result<std::fs::File>) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
+        let text = opened.and_then(std::io::read_to_string);
+        let text = text.map_err(|source| ConfigError::Read { path: name.clone(), source })?;
         Self::from_toml(&text, &name)
     }
 
@@ -330,6 +347,39 @@ impl Options {
             || !self.peer_public_key.is_empty()
             || self.private_key_file.is_some()
             || self.psk_file.is_some()
+    }
+
+    /// The name of the device as written.
+    pub fn interface_name(&self) -> Option<String> {
+        self.interface.as_ref().map(|name| name.0.clone())
+    }
+
+    /// The directory of state, if one is named.
+    pub fn state_dir(&self) -> Option<PathBuf> {
+        self.state_dir.as_ref().map(|directory| PathBuf::from(&directory.0))
+    }
+
+    /// The files that keys are read from, standard input left out.
+    pub fn key_files(&self) -> Vec<&str> {
+        let files = self.secret_file.iter().chain(&self.private_key_file).chain(&self.psk_file);
+        files.map(|text| text.0.as_str()).filter(|file| *file != STANDARD_INPUT).collect()
+    }
+
+    /// The same settings for a plain link: what they say beside the protection, which can be known without its keys.
+    #[must_use]
+    pub fn without_protection(self) -> Self {
+        Self {
+            security: Some(Text("plain".to_owned())),
+            secret_file: Vec::new(),
+            private_key_file: None,
+            peer_public_key: Vec::new(),
+            psk_file: None,
+            aead: None,
+            pin_endpoint: false,
+            state_dir: None,
+            rekey_after: None,
+            ..self
+        }
     }
 
     /// Lays `flags` over the settings of the file: what the flags say wins.
@@ -389,6 +439,8 @@ impl Options {
             hook_link_up: flags.hook_link_up.or(self.hook_link_up),
             hook_link_down: flags.hook_link_down.or(self.hook_link_down),
             hook_timeout: flags.hook_timeout.or(self.hook_timeout),
+            run_as: flags.run_as.or(self.run_as),
+            no_sandbox: flags.no_sandbox || self.no_sandbox,
             debug: flags.debug || self.debug,
             log_level: flags.log_level.or(self.log_level),
             security: flags.security.or(self.security),

@@ -12,7 +12,7 @@ use super::security::{Protection, protection};
 use super::{
     Access, Bind, CarrierChoice, Config, ConfigError, ControlChoice, ControlConfig, DEFAULT_PORT, DeviceConfig,
     InterfaceAddress, KeySource, LinkConfig, LinkLayer, MAX_NAME_LEN, MssClamp, NetworkConfig, Offload, Options,
-    Protocol, Role, ServiceLookup, Text, hooks,
+    Protocol, Role, ServiceLookup, Text, hooks, privileges,
 };
 
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(3);
@@ -58,6 +58,7 @@ pub(super) fn config(
         link: link(options, services, protection(options, keys)?)?,
         control: control(options)?,
         hooks: hooks::hooks(options)?,
+        privileges: privileges::privileges(options)?,
         once: options.once,
         debug: options.debug,
         log_level: options.log_level.as_ref().map_or(Ok(LevelFilter::Info), log_level)?,
@@ -364,7 +365,7 @@ pub(super) fn interface_name(option: &'static str, name: &str) -> Result<String,
     Err(ConfigError::value(option, name, problem))
 }
 
-fn account(option: &'static str, text: &Text) -> Result<String, ConfigError> {
+pub(super) fn account(option: &'static str, text: &Text) -> Result<String, ConfigError> {
     if text.0.is_empty() {
         return Err(ConfigError::value(option, "", "it is empty; give a name or a number"));
     }

@@ -20,6 +20,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Group, geteuid};
 
 use super::client::{Admission, Form, Stream};
+use crate::helper;
 use crate::sys;
 
 /// Where the sockets are.
@@ -33,13 +34,24 @@ pub fn socket_of(instance: &str) -> PathBuf {
     Path::new(DIRECTORY).join(format!("{instance}.sock"))
 }
 
-/// Takes a socket out of the file system. The one place where that is done.
+/// Takes a socket out of the file system, through the helper if this process may not. The one place where that is done.
 ///
 /// # Errors
-/// Those of unlink(2): without the right to write to the directory it stays, which hurts nobody: the next daemon of this name replaces
-/// it.
+/// Those of unlink(2): where neither process may write to the directory it stays, which hurts nobody: the next daemon of
+/// this name replaces it.
 pub fn remove_socket(path: &Path) -> io::Result<()> {
-    fs::remove_file(path)
+    match (fs::remove_file(path), helper::client()) {
+        (Err(error), Some(helper)) if error.kind() == io::ErrorKind::PermissionDenied => helper.remove_control_socket(),
+        (result, _) => result,
+    }
+}
+
+/// Takes a socket out of the file system that nobody listens at any more.
+pub fn remove_dead_socket(path: &Path) {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if is_socket && StdUnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        let _ = fs::remove_file(path);
+    }
 }
 
 /// A listening socket.

@@ -4,9 +4,10 @@ use std::io;
 use std::net::IpAddr;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use socket2::Type;
 
 use super::surroundings;
-use crate::config::{Access, LinkConfig, Role, Security};
+use crate::config::{Access, LinkConfig, Protocol, Role, Security};
 use crate::device::Device;
 use crate::device::netlink::{Netlink, Sender};
 use crate::event_loop::EventLoop;
@@ -36,6 +37,19 @@ pub fn open(
         }
         Err(error) => Err((device, error)),
     }
+}
+
+/// Binds to the port of a listening end and lets go of it at once: while the process may still look at all others it can
+/// say which one has the port.
+///
+/// # Errors
+/// The address or the port cannot be used.
+pub fn try_port(link: &LinkConfig) -> io::Result<()> {
+    let kind = match link.protocol {
+        Protocol::Tcp => Type::STREAM,
+        Protocol::Udp => Type::DGRAM,
+    };
+    if link.role.is_client() { Ok(()) } else { transport::socket::bind_server(link, kind).map(drop) }
 }
 
 /// Asks the kernel which way the link's own packets take.

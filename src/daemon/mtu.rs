@@ -2,8 +2,9 @@
 
 use log::{debug, info};
 
+use super::network::Network;
 use crate::config::{Config, LinkLayer};
-use crate::device::netchange::{NetChange, NetConfig};
+use crate::device::netchange::NetChange;
 use crate::relay::Relay;
 
 const ETHERNET_LEN: u32 = 14;
@@ -33,7 +34,7 @@ pub struct Follower {
 
 impl Follower {
     /// Sets the MTU of the device to what the link carries, and no more than usual; not if somebody else has set it.
-    pub fn follow(&mut self, relay: &mut Relay, config: &Config, network: &mut NetConfig) {
+    pub fn follow(&mut self, relay: &mut Relay, config: &Config, network: &mut Network) {
         let device = relay.device_mut();
         let Some(usual) = usual(config, device.was_created()) else { return };
         let Ok(present) = device.mtu() else { return };

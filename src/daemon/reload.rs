@@ -6,11 +6,13 @@ use std::fmt;
 use anyhow::Result;
 use log::{Level, debug, error, log};
 
+use super::network::Network;
 use super::{GSO_MAX_SIZE, changes, link, mtu, upkeep};
 use crate::config::{
-    Access, Config, ConfigError, ControlConfig, DeviceConfig, HooksConfig, LinkConfig, NetworkConfig, Role, Security,
+    Access, Config, ConfigError, ControlConfig, DeviceConfig, HooksConfig, LinkConfig, NetworkConfig, PrivilegesConfig,
+    Role, Security,
 };
-use crate::device::netchange::{NetChange, NetConfig};
+use crate::device::netchange::NetChange;
 use crate::event_loop::EventLoop;
 use crate::logging;
 use crate::relay::Relay;
@@ -26,7 +28,7 @@ pub fn reload(
     event_loop: &EventLoop,
     mut relay: Relay,
     config: &mut Config,
-    network: &mut NetConfig,
+    network: &mut Network,
     reread: &dyn Fn() -> Result<Config, ConfigError>,
 ) -> Result<(Relay, Reload)> {
     // Keys that protect nothing are a mistake, too, and found before anything is changed.
@@ -43,7 +45,13 @@ pub fn reload(
     };
     let plan = Plan::of(config, &new);
     log!(plan.level(), "configuration read again{plan}");
-    let new = Config { device: config.device.clone(), control: config.control.clone(), debug: config.debug, ..new };
+    let new = Config {
+        device: config.device.clone(),
+        control: config.control.clone(),
+        privileges: config.privileges.clone(),
+        debug: config.debug,
+        ..new
+    };
     let old = std::mem::replace(config, new);
     logging::set_level(config.log_level);
     let created = relay.device_mut().was_created();
@@ -66,7 +74,7 @@ fn wanted_mtu(config: &Config, created: bool) -> Option<u32> {
 }
 
 /// Configures the device as it is to be now. If nothing has changed about that, what others have taken is put back.
-fn configure(network: &mut NetConfig, old: &Config, new: &Config, created: bool) {
+fn configure(network: &mut Network, old: &Config, new: &Config, created: bool) {
     if old.network == new.network && wanted_mtu(old, created) == wanted_mtu(new, created) {
         let missing =
             network.missing(&upkeep::kept(new)).inspect_err(|error| debug!("cannot look at the device: {error}"));
@@ -114,7 +122,7 @@ struct Plan {
 impl Plan {
     fn of(old: &Config, new: &Config) -> Self {
         // Every field has its place here, so that none is forgotten.
-        let Config { device, network, link, control, hooks, once, debug, log_level } = old;
+        let Config { device, network, link, control, hooks, privileges, once, debug, log_level } = old;
         let mut plan = Self::default();
         plan.compare_devices(device, &new.device);
         note(&mut plan.restarts, [("debug", *debug != new.debug)]);
@@ -122,6 +130,11 @@ impl Plan {
         note(
             &mut plan.restarts,
             [("control", *socket != new.control.socket), ("metrics", *metrics != new.control.metrics)],
+        );
+        let PrivilegesConfig { run_as, sandbox } = privileges;
+        note(
+            &mut plan.restarts,
+            [("run-as", *run_as != new.privileges.run_as), ("no-sandbox", *sandbox != new.privileges.sandbox)],
         );
         plan.compare_networks(network, &new.network);
         plan.compare_links(link, &new.link);

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
+use super::network::Network;
 use crate::config::Config;
-use crate::device::netchange::{NetChange, NetConfig};
+use crate::device::netchange::NetChange;
 use crate::fault::FaultLog;
 
 /// How often something is put back within [`WINDOW`]; a program that is as stubborn gets its way.
@@ -26,7 +27,7 @@ pub struct Upkeep {
 
 impl Upkeep {
     /// Looks at the device after something has changed about it; returns when to look again.
-    pub fn check(&mut self, network: &mut NetConfig, config: &Config, now: Instant) -> Option<Instant> {
+    pub fn check(&mut self, network: &mut Network, config: &Config, now: Instant) -> Option<Instant> {
         // A device that was deleted is noticed by reading from it.
         let link = network.link().ok()?;
         let was_up = self.was_up.replace(link.is_up);

@@ -2,7 +2,8 @@
 //!
 //! Everything the daemon does to a device is a [`NetChange`], applied through a [`NetConfig`], which remembers what it
 //! really changed and takes exactly that back. This file knows which request makes a change; what its refusal means to
-//! an operator is `netchange/error.rs`, how the present state is read is `netlink.rs`.
+//! an operator is `netchange/error.rs`, how what was changed outlives the process `netchange/journal.rs`, how the present
+//! state is read is `netlink.rs`.
 
 use std::fmt;
 use std::io;
@@ -16,14 +17,17 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressSco
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 mod error;
+mod journal;
 
 use super::netlink::{InterfaceAddress, Link, Netlink, errno_of, family_of};
-pub use error::NetError;
+pub use error::{NetError, Refusal};
+pub use journal::Journal;
 
 /// One change to a network device, with its undo.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetChange {
     /// Set `IFF_UP`. Undone by taking the device down, which makes the kernel forget its routes.
     Up,
@@ -47,7 +51,8 @@ pub enum NetChange {
 
 impl NetChange {
     /// The one spelling of all changes that ask for the same thing.
-    fn canonical(&self) -> Self {
+    #[must_use]
+    pub fn canonical(&self) -> Self {
         match self {
             Self::Address(spec) => Self::Address(AddressSpec { peer: spec.distinct_peer(), ..*spec }),
             Self::Route(destination) => Self::Route(destination.trunc()),
@@ -73,7 +78,7 @@ impl fmt::Display for NetChange {
 /// An address to give to a device.
 ///
 /// Displayed as ip(8) takes it: `10.0.0.1/24`, or `10.0.0.1 peer 10.0.0.2/32`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressSpec {
     /// This host's address.
     pub local: IpAddr,
@@ -126,13 +131,13 @@ pub struct NetConfig {
 }
 
 /// A change that was made, and what takes it back.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Applied {
     change: NetChange,
     undo: Undo,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Undo {
     Down,
     Mtu(u32),
@@ -154,6 +159,18 @@ impl NetConfig {
         let mut netlink = Netlink::open()?;
         let link = netlink.link(device)?;
         Ok(Self { netlink, device: link.name, index: link.index, kind: link.kind, applied: Vec::new() })
+    }
+
+    /// Name of the device when last seen.
+    #[must_use]
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Index of the device.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
     }
 
     /// Makes one change. What is already as asked for is left alone, needs no privilege and will not be undone.
@@ -361,13 +378,13 @@ impl NetConfig {
     }
 
     /// The device as it is now, under whatever name. An index can come to belong to another device after ours is gone
-    /// (`ip link add … index N`); a different name with a different kind counts as that.
+    /// (`ip link add … index N`); another kind of device counts as that.
     fn current(&mut self) -> io::Result<Link> {
         let link = self.netlink.link_at(self.index)?;
+        if link.kind != self.kind {
+            return Err(Errno::ENODEV.into());
+        }
         if link.name != self.device {
-            if link.kind != self.kind {
-                return Err(Errno::ENODEV.into());
-            }
             self.device.clone_from(&link.name);
         }
         Ok(link)

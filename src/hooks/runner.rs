@@ -1,8 +1,9 @@
 //! How one hook runs: a process of its own group, with nothing of ours but standard error, that has a limited time.
 //!
-//! It knows nothing of links. What it takes and gives, [`HookCall`] and [`HookEnd`], is all that a process which runs
-//! hooks for this one would have to be told and to tell.
+//! It knows nothing of links. Where there is a helper it is the one that starts hooks, because the daemon may not: its
+//! own right to configure the network is theirs, too. The time is watched here all the same.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -19,6 +20,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::Kind;
+use crate::helper::{self, client::Client};
 use crate::sys;
 
 /// Time to end from TERM on; then comes KILL.
@@ -57,11 +59,86 @@ enum Ending {
     Unwanted,
 }
 
+/// Whose child it is.
+enum Process {
+    Own(Child),
+    Helped { helper: &'static Client, pid: u32 },
+}
+
+impl Process {
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        match self {
+            Self::Own(child) => child.try_wait(),
+            Self::Helped { helper, pid } => helper.hook_status(*pid),
+        }
+    }
+
+    fn wait(&mut self) -> io::Result<ExitStatus> {
+        match self {
+            Self::Own(child) => child.wait(),
+            // It has ended by now: its descriptor was readable.
+            Self::Helped { helper, pid } => helper.hook_status(*pid)?.ok_or(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        match self {
+            Self::Own(child) => signal_group(child.id(), signal),
+            Self::Helped { helper, pid } => helper.signal_hook(*pid, signal == Signal::SIGKILL),
+        }
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own(child) => write!(formatter, "process {}", child.id()),
+            Self::Helped { pid, .. } => write!(formatter, "process {pid} of the helper"),
+        }
+    }
+}
+
+/// Starts a program in a group of its own; the descriptor is readable once it has ended.
+///
+/// # Errors
+/// Those of execve(2), and out of processes or descriptors.
+pub fn spawn<N: AsRef<str>>(argv: &[String], environment: &[(N, String)]) -> io::Result<(Child, OwnedFd)> {
+    let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    // All descriptors of this process are closed on exec; what a hook says goes where our log goes.
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().map(|(name, value)| (name.as_ref(), value)))
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(io::stderr())
+        .stderr(Stdio::inherit())
+        .process_group(0)
+        .spawn()?;
+    match sys::pidfd_open(child.id()) {
+        Ok(pidfd) => Ok((child, pidfd)),
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error)
+        }
+    }
+}
+
+/// Signals the whole group of a child that has not been waited for.
+///
+/// # Errors
+/// Those of kill(2).
+pub fn signal_group(pid: u32, signal: Signal) -> io::Result<()> {
+    let group = i32::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
+    Ok(killpg(Pid::from_raw(group), signal)?)
+}
+
 /// A hook that runs.
 #[derive(Debug)]
 pub struct Running {
     call: HookCall,
-    child: Child,
+    process: Process,
     /// Readable once the process has ended (pidfd_open(2)).
     pidfd: OwnedFd,
     ending: Ending,
@@ -74,30 +151,19 @@ impl Running {
     /// # Errors
     /// Those of execve(2), and out of processes or descriptors.
     pub fn start(call: HookCall, now: Instant) -> io::Result<Self> {
-        let (program, arguments) = call.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        // All descriptors of this process are closed on exec; what a hook says goes where our log goes.
-        let mut child = Command::new(program)
-            .args(arguments)
-            .env_clear()
-            .envs(call.environment.iter().map(|(name, value)| (name, value)))
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(io::stderr())
-            .stderr(Stdio::inherit())
-            .process_group(0)
-            .spawn()?;
-        match sys::pidfd_open(child.id()) {
-            Ok(pidfd) => {
-                debug!("hook {} begins: {}", call.kind.word(), call.argv.join(" "));
-                let deadline = now + call.timeout;
-                Ok(Self { call, child, pidfd, ending: Ending::No, deadline })
+        let (process, pidfd) = match helper::client() {
+            Some(helper) => {
+                let (pid, pidfd) = helper.start_hook(&call)?;
+                (Process::Helped { helper, pid }, pidfd)
             }
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(error)
+            None => {
+                let (child, pidfd) = spawn(&call.argv, &call.environment)?;
+                (Process::Own(child), pidfd)
             }
-        }
+        };
+        debug!("hook {} begins: {}", call.kind.word(), call.argv.join(" "));
+        let deadline = now + call.timeout;
+        Ok(Self { call, process, pidfd, ending: Ending::No, deadline })
     }
 
     /// What was asked for.
@@ -135,7 +201,7 @@ impl Running {
 
     /// What has become of it, if it has ended.
     pub fn poll_end(&mut self) -> Option<HookEnd> {
-        match self.child.try_wait() {
+        match self.process.try_wait() {
             Ok(status) => status.map(|status| self.judge(status)),
             Err(error) => Some(HookEnd::Failed(format!("cannot be waited for: {error}"))),
         }
@@ -153,7 +219,7 @@ impl Running {
                 Err(Errno::EINTR) if is_unwanted && self.ending == Ending::No => self.press(Ending::Unwanted),
                 Err(Errno::EINTR) => {}
                 Ok(_) | Err(_) => {
-                    let status = self.child.wait();
+                    let status = self.process.wait();
                     return status.map_or_else(
                         |error| HookEnd::Failed(format!("cannot be waited for: {error}")),
                         |status| self.judge(status),
@@ -166,7 +232,7 @@ impl Running {
     /// Ends it without waiting for what it has to say.
     pub fn abandon(mut self) {
         self.signal(Signal::SIGKILL);
-        let _ = self.child.wait();
+        let _ = self.process.wait();
     }
 
     fn press(&mut self, why: Ending) {
@@ -181,8 +247,7 @@ impl Running {
 
     /// Signals its whole group, which has its number: nobody else gets that before it was waited for.
     fn signal(&self, signal: Signal) {
-        let Ok(group) = i32::try_from(self.child.id()) else { return };
-        if let Err(error) = killpg(Pid::from_raw(group), signal) {
+        if let Err(error) = self.process.signal(signal) {
             debug!("cannot signal the hook {}: {error}", self.call.kind.word());
         }
     }

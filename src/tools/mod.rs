@@ -2,6 +2,7 @@
 
 pub mod attached;
 pub mod check;
+pub mod cleanup;
 pub mod dump;
 pub mod echo;
 pub mod keys;

@@ -41,7 +41,7 @@ impl Attempt {
         let socket = socket::new(config, target, Type::STREAM)?;
         if let Some(local) = local {
             socket.set_reuse_address(true)?;
-            socket.bind(&local.into())?;
+            socket::bind(&socket, local)?;
         }
         socket::tune_stream(&SockRef::from(&socket), config)?;
         let is_capped = socket::cap_rto(&SockRef::from(&socket), config);

@@ -27,7 +27,7 @@ mod pace;
 mod pending;
 mod race;
 pub mod resolve;
-mod socket;
+pub(crate) mod socket;
 mod stall;
 mod targets;
 mod tcp_client;

@@ -12,6 +12,8 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use super::pace;
 use crate::config::{LinkConfig, Protocol};
+use crate::device::netlink::errno_of;
+use crate::helper::{self, SocketOption};
 use crate::holder;
 use crate::sys;
 
@@ -32,16 +34,34 @@ const RTO_CAP: Duration = Duration::from_millis(1500);
 pub fn new(config: &LinkConfig, address: SocketAddr, kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None)?;
     if let Some(mark) = config.fwmark {
-        socket.set_mark(mark).map_err(|error| {
+        let set = socket.set_mark(mark).or_else(|error| through_helper(&socket, SocketOption::Mark(mark), error));
+        set.map_err(|error| {
             explain(&error, format!("Cannot set the mark {mark}: {error}; --fwmark needs CAP_NET_ADMIN, run as root"))
         })?;
     }
     if let Some(name) = &config.bind_device {
         socket
             .bind_device(Some(name.as_bytes()))
+            .or_else(|error| through_helper(&socket, SocketOption::Device(name.clone()), error))
             .map_err(|error| explain(&error, format!("Cannot use the interface {name} of --bind-device: {error}")))?;
     }
     Ok(socket)
+}
+
+/// Binds a socket, by the helper if this process may not use the port.
+///
+/// # Errors
+/// Those of bind(2).
+pub fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    socket.bind(&address.into()).or_else(|error| through_helper(socket, SocketOption::Bind(address), error))
+}
+
+/// Lets the helper do what this process has no right to; without a helper the refusal stands.
+fn through_helper(socket: &impl AsFd, option: SocketOption, refusal: io::Error) -> io::Result<()> {
+    match helper::client() {
+        Some(client) if refusal.kind() == io::ErrorKind::PermissionDenied => client.set(socket.as_fd(), option),
+        _ => Err(refusal),
+    }
 }
 
 /// True if this host no longer has the address: nothing arrives any more for a socket that is bound to it.
@@ -107,9 +127,10 @@ pub fn cap_rto(socket: &SockRef<'_>, config: &LinkConfig) -> bool {
 }
 
 fn set_congestion(socket: &SockRef<'_>, name: &str) -> io::Result<()> {
-    setsockopt(&**socket, sockopt::TcpCongestion, &OsString::from(name)).map_err(|errno| {
-        let error = io::Error::from(errno);
-        let text = match errno {
+    let set = setsockopt(&**socket, sockopt::TcpCongestion, &OsString::from(name)).map_err(io::Error::from);
+    let set = set.or_else(|error| through_helper(&**socket, SocketOption::Congestion(name.to_owned()), error));
+    set.map_err(|error| {
+        let text = match errno_of(&error) {
             Errno::ENOENT => format!(
                 "The kernel does not have the congestion control {name} of --congestion: \
                  'sysctl net.ipv4.tcp_available_congestion_control' lists what it has"
@@ -126,10 +147,11 @@ fn set_congestion(socket: &SockRef<'_>, name: &str) -> io::Result<()> {
 
 /// Sets the sizes that were asked for, beyond the system's limit where that is allowed.
 fn set_buffers(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> {
-    if let Some(size) = config.receive_buffer
-        && setsockopt(&**socket, sockopt::RcvBufForce, &size).is_err()
-    {
-        socket.set_recv_buffer_size(size)?;
+    if let Some(size) = config.receive_buffer {
+        setsockopt(&**socket, sockopt::RcvBufForce, &size)
+            .map_err(io::Error::from)
+            .or_else(|error| through_helper(&**socket, SocketOption::ReceiveBuffer(size), error))
+            .or_else(|_| socket.set_recv_buffer_size(size))?;
     }
     config.send_buffer.map_or(Ok(()), |size| set_send_buffer(socket, size))
 }
@@ -139,7 +161,10 @@ fn set_buffers(socket: &SockRef<'_>, config: &LinkConfig) -> io::Result<()> {
 /// # Errors
 /// Those of setsockopt(2).
 pub fn set_send_buffer(socket: &SockRef<'_>, size: usize) -> io::Result<()> {
-    setsockopt(&**socket, sockopt::SndBufForce, &size).or_else(|_| socket.set_send_buffer_size(size))
+    setsockopt(&**socket, sockopt::SndBufForce, &size)
+        .map_err(io::Error::from)
+        .or_else(|error| through_helper(&**socket, SocketOption::SendBuffer(size), error))
+        .or_else(|_| socket.set_send_buffer_size(size))
 }
 
 /// The options of a datagram socket: a large buffer for what comes, a small one for what leaves, and the DF bit on a secure
@@ -195,7 +220,7 @@ fn bind_one(config: &LinkConfig, address: SocketAddr, kind: Type) -> io::Result<
             socket.set_only_v6(!address.ip().is_unspecified())?;
         }
     }
-    socket.bind(&address.into())?;
+    bind(&socket, address)?;
     Ok(socket)
 }
 

@@ -8,6 +8,7 @@ use std::io;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{AddressSpec, Mac, NetChange};
@@ -67,6 +68,13 @@ impl NetError {
         Self::Lookup { device: device.to_owned(), errno: errno_of(&source), source }
     }
 
+    /// The error for a change that is not to be made.
+    #[must_use]
+    pub fn forbidden(change: &NetChange, device: &str) -> Self {
+        let advice = ": it is not in the configuration".to_owned();
+        Self::new(*change, device.to_owned(), advice, Errno::EPERM.into())
+    }
+
     /// What the refusal of `change` on the device with this name and index means. Asks the kernel for what the refusal
     /// left out, such as the range of an MTU.
     pub(super) fn explain(
@@ -83,6 +91,10 @@ impl NetError {
 
     fn new(change: NetChange, device: String, advice: String, source: io::Error) -> Self {
         let errno = errno_of(&source);
+        Self::with_errno(change, device, advice, errno, source)
+    }
+
+    fn with_errno(change: NetChange, device: String, advice: String, errno: Errno, source: io::Error) -> Self {
         match change {
             NetChange::Up => Self::Up { device, advice, errno, source },
             NetChange::Mtu(mtu) => Self::Mtu { device, mtu, advice, errno, source },
@@ -91,6 +103,57 @@ impl NetError {
             NetChange::GsoMaxSize(bytes) => Self::GsoMaxSize { device, bytes, advice, errno, source },
             NetChange::Address(address) => Self::Address { device, address, advice, errno, source },
             NetChange::Route(destination) => Self::Route { device, destination, advice, errno, source },
+        }
+    }
+}
+
+/// A [`NetError`] on its way to another process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// `None` if the device could not be looked up.
+    change: Option<NetChange>,
+    device: String,
+    advice: String,
+    errno: i32,
+    source: String,
+}
+
+impl From<NetError> for Refusal {
+    fn from(error: NetError) -> Self {
+        let (change, device, advice, errno, source) = match error {
+            NetError::Lookup { device, errno, source } => (None, device, String::new(), errno, source),
+            NetError::Up { device, advice, errno, source } => (Some(NetChange::Up), device, advice, errno, source),
+            NetError::Mtu { device, mtu, advice, errno, source } => {
+                (Some(NetChange::Mtu(mtu)), device, advice, errno, source)
+            }
+            NetError::Mac { device, mac, advice, errno, source } => {
+                (Some(NetChange::Mac(mac)), device, advice, errno, source)
+            }
+            NetError::TxQueueLen { device, packets, advice, errno, source } => {
+                (Some(NetChange::TxQueueLen(packets)), device, advice, errno, source)
+            }
+            NetError::GsoMaxSize { device, bytes, advice, errno, source } => {
+                (Some(NetChange::GsoMaxSize(bytes)), device, advice, errno, source)
+            }
+            NetError::Address { device, address, advice, errno, source } => {
+                (Some(NetChange::Address(address)), device, advice, errno, source)
+            }
+            NetError::Route { device, destination, advice, errno, source } => {
+                (Some(NetChange::Route(destination)), device, advice, errno, source)
+            }
+        };
+        Self { change, device, advice, errno: errno as i32, source: source.to_string() }
+    }
+}
+
+impl From<Refusal> for NetError {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { change, device, advice, errno, source } = refusal;
+        let errno = Errno::from_raw(errno);
+        let source = io::Error::other(source);
+        match change {
+            Some(change) => Self::with_errno(change, device, advice, errno, source),
+            None => Self::Lookup { device, errno, source },
         }
     }
 }
@@ -213,6 +276,18 @@ mod tests {
         assert_eq!(error.to_string(), "Cannot add address 10.0.0.1/24 to tun3: not permitted");
         assert_eq!(error.errno(), Errno::EPERM);
         assert!(error.source().unwrap().to_string().starts_with("Operation not permitted"));
+    }
+
+    #[test]
+    fn an_error_says_the_same_after_its_way_to_another_process() {
+        for change in [NetChange::Up, NetChange::Mtu(68), address("10.0.0.1", None, 24), route("fd00::/8")] {
+            let source = || io::Error::from_raw_os_error(1);
+            let error = || NetError::new(change, "tun3".to_owned(), ": not permitted".to_owned(), source());
+            let arrived = NetError::from(Refusal::from(error()));
+            assert_eq!(arrived.to_string(), error().to_string());
+            assert_eq!(arrived.errno(), Errno::EPERM);
+            assert_eq!(arrived.source().unwrap().to_string(), source().to_string());
+        }
     }
 
     #[test]

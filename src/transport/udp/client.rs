@@ -161,7 +161,7 @@ impl UdpClient {
         };
         let socket = socket::new(&self.config, target, Type::DGRAM)?;
         if let Some(local) = local {
-            socket.bind(&local.into())?;
+            socket::bind(&socket, local)?;
         }
         socket.connect(&target.into())?;
         Channel::new(socket, &self.config, target.is_ipv6(), self.registry.try_clone()?)
