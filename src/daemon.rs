@@ -50,7 +50,8 @@ pub fn run(mut config: Config, reread: &dyn Fn() -> Result<Config, ConfigError>,
     debug!(target: WIRE_LOG, "Successfully connected to interface {}", device.name());
     let created = device.was_created();
     let name = device.name().to_owned();
-    if reduction.needs_helper() {
+    // Hooks are started by the helper, too: this process will not be able to.
+    if reduction.needs_helper() || !config.hooks.is_empty() {
         let index = device.index().map_err(|source| NetError::lookup(&name, source))?;
         helper::start(&name, index, created, reduction.text()).context("Cannot start the helper process")?;
     }

@@ -52,6 +52,15 @@ fn status(pid: u32, key: &str) -> String {
     line.unwrap_or_else(|| panic!("no {key} in {text}")).trim().to_owned()
 }
 
+/// Whoever was no root cannot empty the bounding set, which no-new-privs makes good for.
+#[track_caller]
+fn assert_capabilities_held(pid: u32, expected: &str) {
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(status(pid, set), expected, "{set} of {pid}");
+    }
+    assert_eq!(status(pid, "NoNewPrivs"), "1");
+}
+
 #[track_caller]
 fn assert_capabilities(pid: u32, expected: &str) {
     for (set, expected) in
@@ -287,6 +296,68 @@ fn a_daemon_without_rights_runs_on_a_device_that_was_made_for_it(transport: &str
     let near = simpletun(&lab.local, &format!("-i t1 -c {REMOTE} {transport} --address {NEAR}/24"));
     near.wait_for(line::DEVICE);
     lab.local.ping_until_answered(FAR, DEADLINE);
+}
+
+/// Whoever has no rights has programs of its own all the same, in each state of the link, and its helper has none either.
+#[test]
+fn a_daemon_without_rights_runs_its_hooks() {
+    let lab = Lab::new();
+    lab.remote.run(&format!("ip tuntap add dev tun3 mode tun user {NOBODY}"));
+    lab.remote.run(&format!("ip addr add {FAR}/24 dev tun3"));
+    lab.remote.run("ip link set tun3 up");
+    fs::create_dir("/run/told").expect("make a directory");
+    lab.remote.run("chmod 777 /run/told");
+    let hooks = ["up", "link-up", "down"].map(|name| format!("hook-{name} = ['/usr/bin/touch', '/run/told/{name}']\n"));
+    let text = format!("security = \"plain\"\ninterface = \"tun3\"\nserver = true\n{}", hooks.concat());
+    fs::write("/run/link.toml", text).expect("write the file");
+    let mut far = simpletun_as(NOBODY, &lab.remote, "--config /run/link.toml");
+    far.wait_for(line::LISTENING);
+    assert_capabilities_held(helper_of(&far), NOTHING);
+    let _near = simpletun(&lab.local, &format!("-i t1 -c {REMOTE} --address {NEAR}/24"));
+    wait_until(DEADLINE, "the hook link-up", || fs::exists("/run/told/link-up").expect("look"));
+    far.terminate();
+    for name in ["up", "link-up", "down"] {
+        assert!(fs::exists(format!("/run/told/{name}")).expect("look"), "{name}: {}", far.text());
+    }
+    assert!(!far.said("cannot be started"), "{}", far.text());
+}
+
+/// Hooks are programs of the administrator with the helper's one right; what they are refused is of no use to them.
+#[test]
+fn hooks_can_configure_the_network_and_nothing_else() {
+    let lab = Lab::new();
+    let text = "#!/bin/sh\n/sbin/ip route add 10.77.0.0/16 dev $dev\n/sbin/ip link set tun9 up\n\
+         grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status >/run/rights.part\n\
+         unshare -U true 2>/dev/null && echo unshared >>/run/rights.part\nmv /run/rights.part /run/rights\n";
+    fs::write("/run/hook", text).expect("write the program");
+    lab.local.run("chmod 755 /run/hook");
+    lab.local.run("ip tuntap add dev tun9 mode tun");
+    let near = server(&lab.local, &format!("-i tun3 -s --address {NEAR}/24 --hook-up /run/hook"));
+    let rights = fs::read_to_string("/run/rights").expect("what the hook has told");
+    for expected in
+        ["NoNewPrivs:\t1", "Seccomp:\t2", &format!("CapEff:\t{NET_ADMIN}"), &format!("CapBnd:\t{NET_ADMIN}")]
+    {
+        assert!(rights.contains(expected), "{expected}: {rights}");
+    }
+    assert!(!rights.contains("unshared"), "{rights}");
+    assert!(lab.local.run("ip route").contains("10.77.0.0/16 dev tun3"));
+    assert!(lab.local.run("ip link show dev tun9").contains(",UP"));
+    assert_eq!(status(helper_of(&near), "Seccomp"), "2");
+}
+
+/// Who starts programs is there from the start on, or not at all.
+#[test]
+fn first_hooks_that_come_by_a_reload_wait_for_a_restart() {
+    let lab = Lab::new();
+    let text = "security = \"plain\"\ninterface = \"tun3\"\nserver = true\n";
+    fs::write("/run/link.toml", text).expect("write the file");
+    let mut daemon = server(&lab.local, "--config /run/link.toml");
+    fs::write("/run/link.toml", format!("{text}hook-down = ['/usr/bin/touch', '/run/told']\n")).expect("write");
+    let mark = daemon.mark();
+    daemon.signal("HUP");
+    daemon.wait_after(mark, "only a restart changes hook-down, left as before");
+    daemon.terminate();
+    assert!(!daemon.said("The hook") && !fs::exists("/run/told").expect("look"), "{}", daemon.text());
 }
 
 /// What is left of the daemon could change nothing about the network any more: it ends, with a reason, and the next one

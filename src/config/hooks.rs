@@ -22,6 +22,14 @@ pub struct HooksConfig {
     pub timeout: Duration,
 }
 
+impl HooksConfig {
+    /// True if no program is ever run.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        [&self.up, &self.down, &self.link_up, &self.link_down].into_iter().all(Option::is_none)
+    }
+}
+
 pub(super) fn hooks(options: &Options) -> Result<HooksConfig, ConfigError> {
     let hook = |option, words: &Option<Words>| words.as_ref().map(|words| command(option, words)).transpose();
     Ok(HooksConfig {

@@ -20,6 +20,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Group, geteuid};
 
 use super::client::{Admission, Form, Stream};
+use crate::config::ControlChoice;
 use crate::helper;
 use crate::sys;
 
@@ -32,6 +33,16 @@ pub const GROUP: &str = "simpletun";
 /// The socket of the instance of this name.
 pub fn socket_of(instance: &str) -> PathBuf {
     Path::new(DIRECTORY).join(format!("{instance}.sock"))
+}
+
+/// The path of the socket that was asked for, if one was.
+#[must_use]
+pub fn path_of(choice: &ControlChoice, instance: &str) -> Option<PathBuf> {
+    match choice {
+        ControlChoice::Off => None,
+        ControlChoice::Path(path) => Some(path.clone()),
+        ControlChoice::Usual => Some(socket_of(instance)),
+    }
 }
 
 /// Takes a socket out of the file system, through the helper if this process may not. The one place where that is done.

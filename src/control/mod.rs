@@ -28,7 +28,7 @@ pub mod status;
 
 use client::{Client, Progress};
 use door::Door;
-pub use door::{DIRECTORY, GROUP, remove_dead_socket, remove_socket, socket_of};
+pub use door::{DIRECTORY, GROUP, path_of, remove_dead_socket, remove_socket, socket_of};
 use request::Request;
 use status::{SCHEMA, Status};
 

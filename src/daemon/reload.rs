@@ -47,6 +47,7 @@ pub fn reload(
     log!(plan.level(), "configuration read again{plan}");
     let new = Config {
         device: config.device.clone(),
+        hooks: if begins_hooks(config, &new) { config.hooks.clone() } else { new.hooks },
         control: config.control.clone(),
         privileges: config.privileges.clone(),
         debug: config.debug,
@@ -67,6 +68,12 @@ pub fn reload(
         relay.reconfigure(&config.link, keys, event_loop.now());
     }
     Ok((relay, Reload::Applied))
+}
+
+/// Whether the first hooks would come by this reload. Whoever starts programs has to be there from the start on: nobody
+/// can be let do so who has given it up.
+fn begins_hooks(old: &Config, new: &Config) -> bool {
+    old.hooks.is_empty() && !new.hooks.is_empty()
 }
 
 fn wanted_mtu(config: &Config, created: bool) -> Option<u32> {
@@ -122,7 +129,7 @@ struct Plan {
 impl Plan {
     fn of(old: &Config, new: &Config) -> Self {
         // Every field has its place here, so that none is forgotten.
-        let Config { device, network, link, control, hooks, privileges, once, debug, log_level } = old;
+        let Config { device, network, link, control, hooks: _, privileges, once, debug, log_level } = old;
         let mut plan = Self::default();
         plan.compare_devices(device, &new.device);
         note(&mut plan.restarts, [("debug", *debug != new.debug)]);
@@ -138,7 +145,7 @@ impl Plan {
         );
         plan.compare_networks(network, &new.network);
         plan.compare_links(link, &new.link);
-        plan.compare_hooks(hooks, &new.hooks);
+        plan.compare_hooks(old, new);
         note(&mut plan.applied, [("once", *once != new.once), ("log-level", *log_level != new.log_level)]);
         plan
     }
@@ -174,10 +181,12 @@ impl Plan {
         );
     }
 
-    fn compare_hooks(&mut self, old: &HooksConfig, new: &HooksConfig) {
-        let HooksConfig { up, down, link_up, link_down, timeout } = old;
+    fn compare_hooks(&mut self, old: &Config, new: &Config) {
+        let HooksConfig { up, down, link_up, link_down, timeout } = &old.hooks;
+        let place = if begins_hooks(old, new) { &mut self.restarts } else { &mut self.applied };
+        let new = &new.hooks;
         note(
-            &mut self.applied,
+            place,
             [
                 ("hook-up", *up != new.up),
                 ("hook-down", *down != new.down),
@@ -338,6 +347,8 @@ mod tests {
                 ": changed log-level; only a restart changes persist, debug, left as before",
             ),
             ("-s", "-s --keepalive 1s --down-after 4s --mss-clamp off", ": changed keepalive, down-after, mss-clamp"),
+            ("-s", "-s --hook-up /a", ": only a restart changes hook-up, left as before"),
+            ("-s --hook-up /a", "-s --hook-link-up /a", ": changed hook-up, hook-link-up"),
             ("-c ::1", "-c ::1 --fwmark 7 --bind 127.0.0.1", ": reconnecting for bind, fwmark"),
         ] {
             assert_eq!(change(old, new), format!("reread{expected}"), "{old} and {new}");

@@ -25,7 +25,7 @@ use super::record::{self, Record};
 use super::wire::Wire;
 use super::{Answer, Request, SocketOption};
 use crate::cli::Cli;
-use crate::config::{Config, ConfigError, ControlChoice, KeyFiles, KeySource, Options};
+use crate::config::{Config, ConfigError, KeyFiles, KeySource, Options};
 use crate::control;
 use crate::daemon::changes;
 use crate::device::netchange::{NetChange, NetConfig, NetError};
@@ -168,11 +168,7 @@ impl Server {
         };
         server.read(text.as_deref())?;
         let choice = server.configs.first().map(|config| config.control.socket.clone()).unwrap_or_default();
-        server.control_socket = match choice {
-            ControlChoice::Off => None,
-            ControlChoice::Path(path) => Some(path),
-            ControlChoice::Usual => Some(control::socket_of(&instance.unwrap_or_else(|| helper.device.clone()))),
-        };
+        server.control_socket = control::path_of(&choice, &instance.unwrap_or_else(|| helper.device.clone()));
         Ok(server)
     }
 
@@ -182,14 +178,14 @@ impl Server {
         let low = binds_low.then_some(Capability::CAP_NET_BIND_SERVICE);
         let kept = std::iter::once(Capability::CAP_NET_ADMIN).chain(low).collect();
         privileges::keep_only(&kept).context("The helper process cannot give up what it does not need")?;
-        let runs_hooks = self.configs.iter().any(has_hooks);
+        let runs_hooks = self.configs.iter().any(|config| !config.hooks.is_empty());
         if runs_hooks && !geteuid().is_root() {
             // What root's hooks get by being root.
-            caps::set(None, CapSet::Inheritable, &kept).and_then(|()| caps::set(None, CapSet::Ambient, &kept))?;
+            let held = caps::read(None, CapSet::Permitted)?;
+            caps::set(None, CapSet::Inheritable, &held).and_then(|()| caps::set(None, CapSet::Ambient, &held))?;
         }
-        // A hook would inherit it, and is the administrator's own program.
-        if !runs_hooks && self.configs.iter().all(|config| config.privileges.sandbox) {
-            sandbox::enter_helper();
+        if self.configs.iter().all(|config| config.privileges.sandbox) {
+            sandbox::enter_helper(runs_hooks);
         }
         Ok(())
     }
@@ -199,7 +195,6 @@ impl Server {
             let (answer, descriptor) = match wire.receive::<Request>() {
                 Ok(Some((request, descriptor))) => self.answer(request, descriptor.as_ref().map(AsFd::as_fd)),
                 Ok(None) => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     warn!("The helper process cannot understand the other one ({error}) and ends");
                     return;
@@ -414,10 +409,6 @@ impl Server {
         let name = file.rsplit('/').next().filter(|name| is_plain(name));
         name.and_then(|name| self.keys.credential(name)).is_some_and(|credential| credential == file)
     }
-}
-
-fn has_hooks(config: &Config) -> bool {
-    [Kind::Up, Kind::Down, Kind::LinkUp, Kind::LinkDown].iter().any(|kind| hook_of(config, *kind).is_some())
 }
 
 fn hook_of(config: &Config, kind: Kind) -> Option<&[String]> {

@@ -56,16 +56,18 @@ pub fn enter(paths: &Paths) -> String {
         warn!("Landlock is not in force: {error}");
         "no Landlock".to_owned()
     });
-    format!("{}, {files}", enter_calls(&[]))
+    format!("{}, {files}", told(restrict_calls(&[])))
 }
 
-/// As [`enter`], for the helper: system calls alone. It opens what the configuration names, wherever that is.
-pub fn enter_helper() {
-    enter_calls(HELPER);
+/// As [`enter`], for the helper: system calls alone. It opens what the configuration names, wherever that is. If it runs
+/// hooks it is only kept from calls that are of no use to them: they inherit what holds for it, and what an
+/// administrator's program calls cannot be foreseen.
+pub fn enter_helper(runs_hooks: bool) {
+    told(if runs_hooks { refuse_calls(OF_NO_USE_TO_HOOKS) } else { restrict_calls(HELPER) });
 }
 
-fn enter_calls(more: &[i64]) -> &'static str {
-    match restrict_calls(more) {
+fn told(outcome: Result<(), FilterError>) -> &'static str {
+    match outcome {
         Ok(()) => "seccomp",
         Err(error) => {
             warn!("seccomp is not in force: {error}");
@@ -118,6 +120,15 @@ fn restrict_calls(more: &[i64]) -> Result<(), FilterError> {
     seccompiler::apply_filter(&first)?;
     seccompiler::apply_filter(&filter)?;
     Ok(())
+}
+
+/// Refuses these calls and no other.
+fn refuse_calls(calls: &[i64]) -> Result<(), FilterError> {
+    let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+    let filter: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refused, architecture)?.try_into()?;
+    Ok(seccompiler::apply_filter(&filter)?)
 }
 
 /// The calls that are allowed, with conditions on their arguments.
@@ -278,6 +289,43 @@ const PLAIN: &[i64] = &[
 
 /// What the helper makes beside that: the directory of its records.
 const HELPER: &[i64] = &[libc::SYS_mkdirat];
+
+/// What the helper with hooks and its hooks are refused: what takes a capability that they lack in any case, memory of other
+/// processes, and what is known for holes in kernels rather than from scripts.
+const OF_NO_USE_TO_HOOKS: &[i64] = &[
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_fsconfig,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_open_by_handle_at,
+];
 
 /// Those that newer architectures do without.
 #[cfg(target_arch = "x86_64")]
