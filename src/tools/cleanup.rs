@@ -1,11 +1,13 @@
 //! `simpletun cleanup`: what the daemon would have done at its end, if it and its helper were killed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::config::{self, ConfigError, Options};
+use crate::config::{self, Config, ConfigError, ControlChoice, KeyFiles, Options};
+use crate::control;
 use crate::helper::record;
+use crate::transport::resolve;
 
 /// Which tunnel.
 #[derive(Clone, Debug, clap::Args)]
@@ -25,13 +27,26 @@ impl Cleanup {
     /// # Errors
     /// The tunnel still runs, its record cannot be believed, or the name or the file is wrong (a [`ConfigError`]).
     pub fn run(&self) -> Result<()> {
-        let name = match (&self.name, &self.config) {
-            (Some(name), _) => name.clone(),
-            (None, Some(file)) => Options::from_file(file)?.interface_name().ok_or(ConfigError::NoInterface)?,
+        let (name, socket) = match (&self.name, &self.config) {
+            (Some(name), _) => (name.clone(), control::path_of(&ControlChoice::Usual, name)),
+            (None, Some(file)) => {
+                let options = Options::from_file(file)?;
+                (options.interface_name().ok_or(ConfigError::NoInterface)?, socket_of(file, options))
+            }
             (None, None) => return Err(ConfigError::NoInterface.into()),
         };
         let name = config::device_name(&name)?;
         record::clean_up(&name).context("Cannot take back what was left")?;
+        // One that somebody listens at stays.
+        socket.iter().for_each(|socket| control::remove_dead_socket(socket));
         Ok(())
     }
+}
+
+/// The control socket of the tunnel of this file. A mistake in the file is not told here: whoever starts the tunnel is.
+fn socket_of(file: &Path, options: Options) -> Option<PathBuf> {
+    let instance = file.file_stem()?.to_string_lossy();
+    let config =
+        Config::new(&options.without_protection(), &resolve::service_port, &KeyFiles::from_environment()).ok()?;
+    control::path_of(&config.control.socket, &instance)
 }
