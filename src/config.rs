@@ -20,6 +20,7 @@ use crate::tunnel::keys::{KeyError, PrivateKey, PublicKey, SharedSecret};
 mod endpoint;
 mod hooks;
 pub mod key_file;
+mod name;
 mod options;
 mod parse;
 mod privileges;
@@ -32,6 +33,7 @@ mod tests;
 pub use endpoint::{Endpoint, Host};
 pub use hooks::HooksConfig;
 pub use key_file::{KeyFileError, KeyFiles};
+pub use name::{DeviceName, NotAName};
 pub use options::{Options, Text, Words};
 pub use privileges::PrivilegesConfig;
 pub use security::KeySource;
@@ -375,6 +377,8 @@ pub struct NetworkConfig {
     pub mtu: Option<u32>,
     /// MAC address (tap only).
     pub mac: Option<[u8; 6]>,
+    /// The bridge that it is a port of (tap only).
+    pub bridge: Option<DeviceName>,
     /// Transmit queue length in packets.
     pub tx_queue_len: Option<u32>,
     /// Bring the device up.

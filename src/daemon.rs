@@ -196,7 +196,8 @@ fn configure(network: &mut Network, device: &Device, config: &Config) -> Result<
     Ok(())
 }
 
-/// The changes in the order in which the kernel takes them. Routes need the device up, and so does an IPv6 address with
+/// The changes in the order in which the kernel takes them. A bridge comes with its MTU, which one that was asked for
+/// replaces. Routes need the device up, and so does an IPv6 address with
 /// a peer: added to a device that is down it never gets the route to its peer.
 pub fn changes(config: &Config, created: bool) -> Vec<NetChange> {
     let wanted = &config.network;
@@ -207,6 +208,7 @@ pub fn changes(config: &Config, created: bool) -> Vec<NetChange> {
     };
     let mut changes = Vec::new();
     changes.extend(wanted.mac.map(NetChange::Mac));
+    changes.extend(wanted.bridge.map(NetChange::Bridge));
     changes.extend(wanted.mtu.or_else(|| mtu::usual(config, created)).map(NetChange::Mtu));
     changes.extend(wanted.tx_queue_len.map(NetChange::TxQueueLen));
     changes.extend(wanted.up.then_some(NetChange::Up));

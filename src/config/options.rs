@@ -224,6 +224,10 @@ pub struct Options {
     #[arg(long, value_name = "auto|on|off", help_heading = "Device")]
     pub carrier: Option<Text>,
 
+    /// Bridge that the tap becomes a port of, with the bridge's MTU, as long as the daemon runs
+    #[arg(long, value_name = "IFNAME", help_heading = "Device")]
+    pub bridge: Option<Text>,
+
     /// Bring the device up
     #[arg(long, help_heading = "Device")]
     pub up: bool,
@@ -428,6 +432,7 @@ impl Options {
             split: flags.split.or(self.split),
             offload: flags.offload.or(self.offload),
             carrier: flags.carrier.or(self.carrier),
+            bridge: flags.bridge.or(self.bridge),
             up: flags.up || self.up,
             persist: flags.persist || self.persist,
             owner: flags.owner.or(self.owner),

@@ -11,8 +11,8 @@ use super::endpoint::{Endpoint, agree, bind_address, peer_endpoint, port, usable
 use super::security::{Protection, protection};
 use super::{
     Access, Bind, CarrierChoice, Config, ConfigError, ControlChoice, ControlConfig, DEFAULT_PORT, DeviceConfig,
-    InterfaceAddress, KeySource, LinkConfig, LinkLayer, MAX_NAME_LEN, MssClamp, NetworkConfig, Offload, Options,
-    Protocol, Role, ServiceLookup, Text, hooks, privileges,
+    DeviceName, InterfaceAddress, KeySource, LinkConfig, LinkLayer, MAX_NAME_LEN, MssClamp, NetworkConfig, NotAName,
+    Offload, Options, Protocol, Role, ServiceLookup, Text, hooks, privileges,
 };
 
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(3);
@@ -274,19 +274,37 @@ fn network(options: &Options, kind: LinkLayer) -> Result<NetworkConfig, ConfigEr
         let problem = format!("IPv6 needs at least {MIN_MTU_IPV6}; raise it or leave IPv6 addresses and routes out");
         return Err(ConfigError::value("mtu", mtu.to_string(), problem));
     }
+    let bridge = options.bridge.as_ref().map(|text| bridge(&text.0, options, kind)).transpose()?;
     Ok(NetworkConfig {
         carrier: carrier(options)?,
-        up: options.up || !addresses.is_empty() || !routes.is_empty(),
+        up: options.up || bridge.is_some() || !addresses.is_empty() || !routes.is_empty(),
         addresses,
         routes,
         mtu,
         mac,
+        bridge,
         tx_queue_len: options
             .txqueuelen
             .as_ref()
             .map(|text| number("txqueuelen", &text.0, 0, MAX_TX_QUEUE_LEN))
             .transpose()?,
     })
+}
+
+/// The bridge that the device joins. Its port has no address: what comes in by a port is the bridge's.
+fn bridge(text: &str, options: &Options, kind: LinkLayer) -> Result<DeviceName, ConfigError> {
+    let name = text.parse().map_err(|error: NotAName| ConfigError::value("bridge", text, error.to_string()))?;
+    if kind == LinkLayer::Tun {
+        return Err(ConfigError::value("bridge", text, "a tun device has no Ethernet header; use tap"));
+    }
+    let misplaced = options.address.first().map(|given| ("address", given));
+    match misplaced.or(options.route.first().map(|given| ("route", given))) {
+        Some((option, given)) => Err(ConfigError::Combination(format!(
+            "Option {option} ({:?}) is of no use on a port of a bridge: set it on the bridge {text} itself",
+            given.0
+        ))),
+        None => Ok(name),
+    }
 }
 
 /// Joins `--address`, `--netmask` and `--peer-address`. Mask and peer belong to the first address of their family.

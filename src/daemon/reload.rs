@@ -166,7 +166,7 @@ impl Plan {
     }
 
     fn compare_networks(&mut self, old: &NetworkConfig, new: &NetworkConfig) {
-        let NetworkConfig { addresses, routes, mtu, mac, tx_queue_len, up, carrier } = old;
+        let NetworkConfig { addresses, routes, mtu, mac, bridge, tx_queue_len, up, carrier } = old;
         note(
             &mut self.applied,
             [
@@ -174,6 +174,7 @@ impl Plan {
                 ("route", *routes != new.routes),
                 ("mtu", *mtu != new.mtu),
                 ("mac", *mac != new.mac),
+                ("bridge", *bridge != new.bridge),
                 ("txqueuelen", *tx_queue_len != new.tx_queue_len),
                 ("up", *up != new.up),
                 ("carrier", *carrier != new.carrier),

@@ -1,14 +1,12 @@
 //! Changes to one network device, and how they are undone.
 //!
 //! Everything the daemon does to a device is a [`NetChange`], applied through a [`NetConfig`], which remembers what it
-//! really changed and takes exactly that back. This file knows which request makes a change; what its refusal means to
-//! an operator is `netchange/error.rs`, how what was changed outlives the process `netchange/journal.rs`, how the present
-//! state is read is `netlink.rs`.
+//! really changed and takes exactly that back. This file knows which request makes a change. What
+//! there is to change stands in `netchange/change.rs`, what a refusal means to an operator in `netchange/error.rs`, how
+//! what was changed outlives the process in `netchange/journal.rs`, how the present state is read in `netlink.rs`.
 
-use std::fmt;
 use std::io;
 use std::mem;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -19,100 +17,15 @@ use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, Rou
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+mod change;
 mod error;
 mod journal;
 
-use super::netlink::{InterfaceAddress, Link, Netlink, errno_of, family_of};
+use super::netlink::{Link, Netlink, errno_of, family_of};
+use crate::config::DeviceName;
+pub use change::{AddressSpec, NetChange};
 pub use error::{NetError, Refusal};
 pub use journal::Journal;
-
-/// One change to a network device, with its undo.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NetChange {
-    /// Set `IFF_UP`. Undone by taking the device down, which makes the kernel forget its routes.
-    Up,
-    /// Largest packet in bytes, without the Ethernet header. tun takes 68 to 65535, tap 68 to 65521; below 1280 the
-    /// kernel removes IPv6 from the device.
-    Mtu(u32),
-    /// Hardware address of a tap device; unicast and not all zero.
-    ///
-    /// Where the driver refuses it on a device that is up, the device goes down and up again, which costs its routes
-    /// and IPv6 addresses: order it before those.
-    Mac([u8; 6]),
-    /// Packets the transmit queue holds (`IFLA_TXQLEN`).
-    TxQueueLen(u32),
-    /// Longest super-packet that the kernel hands to the device, in bytes (`IFLA_GSO_MAX_SIZE`).
-    GsoMaxSize(u32),
-    /// An address, with the route to its prefix that the kernel adds by itself.
-    Address(AddressSpec),
-    /// A route into the device; host bits of the destination are cleared. The device must be up.
-    Route(IpNet),
-}
-
-impl NetChange {
-    /// The one spelling of all changes that ask for the same thing.
-    #[must_use]
-    pub fn canonical(&self) -> Self {
-        match self {
-            Self::Address(spec) => Self::Address(AddressSpec { peer: spec.distinct_peer(), ..*spec }),
-            Self::Route(destination) => Self::Route(destination.trunc()),
-            other => *other,
-        }
-    }
-}
-
-impl fmt::Display for NetChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Up => write!(f, "state up"),
-            Self::Mtu(bytes) => write!(f, "MTU {bytes}"),
-            Self::Mac(mac) => write!(f, "MAC address {}", Mac(*mac)),
-            Self::TxQueueLen(packets) => write!(f, "transmit queue length {packets}"),
-            Self::GsoMaxSize(bytes) => write!(f, "largest super-packet {bytes}"),
-            Self::Address(spec) => write!(f, "address {spec}"),
-            Self::Route(destination) => write!(f, "route {destination}"),
-        }
-    }
-}
-
-/// An address to give to a device.
-///
-/// Displayed as ip(8) takes it: `10.0.0.1/24`, or `10.0.0.1 peer 10.0.0.2/32`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AddressSpec {
-    /// This host's address.
-    pub local: IpAddr,
-    /// The address at the other end, of the same family. One equal to `local` means the same as none.
-    pub peer: Option<IpAddr>,
-    /// Length of the prefix of `peer`, or of `local` without a peer: 0 to 32 or 0 to 128.
-    pub prefix_len: u8,
-}
-
-impl AddressSpec {
-    fn distinct_peer(&self) -> Option<IpAddr> {
-        self.peer.filter(|peer| *peer != self.local)
-    }
-
-    /// Whether the kernel could read it at all: it takes the family from one field and the bytes from another.
-    fn is_sound(&self) -> bool {
-        let same_family = self.peer.is_none_or(|peer| peer.is_ipv4() == self.local.is_ipv4());
-        same_family && IpNet::new(self.local, self.prefix_len).is_ok()
-    }
-
-    fn is(&self, held: &InterfaceAddress) -> bool {
-        (self.local, self.distinct_peer(), self.prefix_len) == (held.local, held.peer, held.prefix_len)
-    }
-}
-
-impl fmt::Display for AddressSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.local)?;
-        if let Some(peer) = self.distinct_peer() {
-            write!(f, " peer {peer}")?;
-        }
-        write!(f, "/{}", self.prefix_len)
-    }
-}
 
 /// The one handle through which a device is configured; remembers what it really changed, in order.
 ///
@@ -139,6 +52,12 @@ struct Applied {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Undo {
+    /// Of the bridge with this index, unless the device is in another one by now.
+    LeaveBridge {
+        bridge: u32,
+        former: Option<u32>,
+        mtu: u32,
+    },
     Down,
     Mtu(u32),
     Mac([u8; 6]),
@@ -181,7 +100,7 @@ impl NetConfig {
     /// `ENODEV` when the device is gone, `EINVAL` for an MTU out of range, `EADDRNOTAVAIL` for a MAC address that is
     /// not unicast, `EOPNOTSUPP` for one on a tun device, `EACCES` for an IPv6 address where IPv6 is disabled, `EEXIST`
     /// for an address with another peer or prefix and for a destination routed elsewhere, `ENETDOWN` for a route while
-    /// the device is down.
+    /// the device is down, `ENXIO` if there is no such bridge, `EOPNOTSUPP` if it is none or a tun device is to join it.
     pub fn apply(&mut self, change: &NetChange) -> Result<(), NetError> {
         let change = change.canonical();
         let undo = match self.perform(&change) {
@@ -286,6 +205,7 @@ impl NetConfig {
             return Ok(None);
         }
         let undo = match change {
+            NetChange::Bridge(bridge) => self.join(bridge, &link)?,
             NetChange::Up => {
                 self.set_state(State::Up)?;
                 Undo::Down
@@ -322,6 +242,11 @@ impl NetConfig {
     fn is_in_effect(&mut self, change: &NetChange) -> io::Result<bool> {
         let link = self.current()?;
         Ok(match change {
+            NetChange::Bridge(bridge) => match self.netlink.link(bridge.as_str()) {
+                Ok(bridge) => link.controller == Some(bridge.index),
+                Err(error) if errno_of(&error) == Errno::ENODEV => false,
+                Err(error) => return Err(error),
+            },
             NetChange::Up => link.is_up,
             NetChange::Mtu(bytes) => link.mtu == *bytes,
             NetChange::Mac(mac) => link.mac == Some(*mac),
@@ -333,6 +258,28 @@ impl NetConfig {
             // Asked before trying: IPv6 would accept it a second time beside the kernel's own, with another metric.
             NetChange::Route(destination) => self.netlink.routes_through(link.index)?.contains(destination),
         })
+    }
+
+    fn join(&mut self, bridge: &DeviceName, link: &Link) -> io::Result<Undo> {
+        let bridge = match self.netlink.link(bridge.as_str()) {
+            Ok(bridge) if bridge.kind.as_deref() == Some("bridge") => bridge,
+            Ok(_) => return Err(Errno::EOPNOTSUPP.into()),
+            // It is not our device that is missing.
+            Err(error) if errno_of(&error) == Errno::ENODEV => return Err(Errno::ENXIO.into()),
+            Err(error) => return Err(error),
+        };
+        if link.mtu != bridge.mtu {
+            self.set_attribute(LinkAttribute::Mtu(bridge.mtu))?;
+        }
+        self.set_attribute(LinkAttribute::Controller(bridge.index))?;
+        Ok(Undo::LeaveBridge { bridge: bridge.index, former: link.controller, mtu: link.mtu })
+    }
+
+    fn leave(&mut self, link: &Link, bridge: u32, former: Option<u32>, mtu: u32) -> io::Result<()> {
+        if link.controller == Some(bridge) {
+            self.set_attribute(LinkAttribute::Controller(former.unwrap_or_default()))?;
+        }
+        self.set_attribute(LinkAttribute::Mtu(mtu))
     }
 
     fn add_address(&mut self, spec: AddressSpec) -> io::Result<()> {
@@ -361,6 +308,7 @@ impl NetConfig {
     fn revert(&mut self, undo: &Undo) -> io::Result<()> {
         let link = self.current()?;
         match undo {
+            Undo::LeaveBridge { bridge, former, mtu } => self.leave(&link, *bridge, *former, *mtu),
             Undo::Down => self.set_state(State::Down),
             Undo::Mtu(bytes) => self.set_attribute(LinkAttribute::Mtu(*bytes)),
             Undo::Mac(mac) => self.set_mac(*mac, &link),
@@ -471,22 +419,12 @@ fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::ENODEV | Errno::ENOENT | Errno::EADDRNOTAVAIL | Errno::ESRCH)
 }
 
-/// Writes a hardware address as `02:00:5e:10:00:01`.
-struct Mac([u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (position, byte) in self.0.iter().enumerate() {
-            let separator = if position == 0 { "" } else { ":" };
-            write!(f, "{separator}{byte:02x}")?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::device::netlink::InterfaceAddress;
 
     #[test]
     fn an_address_reads_as_ip_takes_it() {

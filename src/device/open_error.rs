@@ -128,8 +128,7 @@ fn wrong_kind(config: &DeviceConfig) -> String {
     let name = &config.name;
     if std::path::Path::new("/sys/class/net").join(name).join("bridge").exists() {
         return format!(
-            "The interface {name} is a bridge: use a tap device (-a) with another name and put it into the bridge with \
-             'ip link set dev NAME master {name}'"
+            "The interface {name} is a bridge: use a tap device (-a) with another name, which joins it with --bridge {name}"
         );
     }
     match (kind(name), config.kind) {

@@ -11,7 +11,9 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{AddressSpec, Mac, NetChange};
+use super::change::Mac;
+use super::{AddressSpec, NetChange};
+use crate::config::DeviceName;
 use crate::device::netlink::{Netlink, errno_of};
 
 /// A change that could not be made. `advice` is empty, or says what is wrong and what to do, after ": "; the kernel's
@@ -23,6 +25,9 @@ pub enum NetError {
     /// The device could not be looked up, so that nothing was tried; made by [`Self::lookup`].
     #[error("Cannot find device {device}")]
     Lookup { device: String, errno: Errno, source: io::Error },
+    /// The device could not become a port of the bridge.
+    #[error("Cannot put {device} into the bridge {bridge}{advice}")]
+    Bridge { device: String, bridge: DeviceName, advice: String, errno: Errno, source: io::Error },
     /// The device could not be set up.
     #[error("Cannot bring {device} up{advice}")]
     Up { device: String, advice: String, errno: Errno, source: io::Error },
@@ -52,6 +57,7 @@ impl NetError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::Lookup { errno, .. }
+            | Self::Bridge { errno, .. }
             | Self::Up { errno, .. }
             | Self::Mtu { errno, .. }
             | Self::Mac { errno, .. }
@@ -96,6 +102,7 @@ impl NetError {
 
     fn with_errno(change: NetChange, device: String, advice: String, errno: Errno, source: io::Error) -> Self {
         match change {
+            NetChange::Bridge(bridge) => Self::Bridge { device, bridge, advice, errno, source },
             NetChange::Up => Self::Up { device, advice, errno, source },
             NetChange::Mtu(mtu) => Self::Mtu { device, mtu, advice, errno, source },
             NetChange::Mac(mac) => Self::Mac { device, mac, advice, errno, source },
@@ -122,6 +129,9 @@ impl From<NetError> for Refusal {
     fn from(error: NetError) -> Self {
         let (change, device, advice, errno, source) = match error {
             NetError::Lookup { device, errno, source } => (None, device, String::new(), errno, source),
+            NetError::Bridge { device, bridge, advice, errno, source } => {
+                (Some(NetChange::Bridge(bridge)), device, advice, errno, source)
+            }
             NetError::Up { device, advice, errno, source } => (Some(NetChange::Up), device, advice, errno, source),
             NetError::Mtu { device, mtu, advice, errno, source } => {
                 (Some(NetChange::Mtu(mtu)), device, advice, errno, source)
@@ -188,6 +198,12 @@ impl Adviser<'_> {
                 format!("not permitted; run as root, or configure the device beforehand with '{command}'")
             }
             (_, Errno::ENODEV) => "the device does not exist any more".to_owned(),
+            (NetChange::Bridge(bridge), Errno::ENXIO) => {
+                format!("there is no such bridge; make it with 'ip link add {bridge} type bridge'")
+            }
+            (NetChange::Bridge(bridge), Errno::EOPNOTSUPP) => {
+                format!("{bridge} is no bridge; name one that 'ip link show type bridge' lists")
+            }
             (NetChange::Mtu(_), Errno::EINVAL) => {
                 let (smallest, largest) = self.netlink.mtu_range(index).ok()??;
                 format!("the device takes {smallest} to {largest}")
@@ -230,6 +246,7 @@ impl Adviser<'_> {
 /// The ip(8) command line that makes this change.
 fn command(change: &NetChange, device: &str) -> String {
     match change {
+        NetChange::Bridge(bridge) => format!("ip link set dev {device} master {bridge}"),
         NetChange::Up => format!("ip link set dev {device} up"),
         NetChange::Mtu(bytes) => format!("ip link set dev {device} mtu {bytes}"),
         NetChange::Mac(mac) => format!("ip link set dev {device} address {}", Mac(*mac)),
