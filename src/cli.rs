@@ -73,6 +73,8 @@ pub enum Tool {
     /// The half of the daemon that keeps the right to configure the network
     #[command(hide = true)]
     Helper(crate::helper::serve::Helper),
+    /// Write the configurations and keys of both ends of a new tunnel
+    Pair(crate::tools::pair::Pair),
     /// Print a new private key
     Genkey,
     /// Print a new shared secret

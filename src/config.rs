@@ -30,12 +30,14 @@ mod security_tests;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use endpoint::peer_endpoint;
 pub use endpoint::{Endpoint, Host};
 pub use hooks::HooksConfig;
 pub use key_file::{KeyFileError, KeyFiles};
 pub use name::{DeviceName, NotAName};
 pub use options::{Options, Text, Words};
 pub use privileges::PrivilegesConfig;
+pub(crate) use parse::network_or_host;
 pub use security::KeySource;
 
 /// The port that is listened on or connected to unless another is given.
@@ -123,7 +125,7 @@ pub enum ConfigError {
 
 impl ConfigError {
     /// A key that strayed into `value` is not shown.
-    fn value(option: &'static str, value: impl AsRef<str>, problem: impl Into<String>) -> Self {
+    pub(crate) fn value(option: &'static str, value: impl AsRef<str>, problem: impl Into<String>) -> Self {
         Self::Value { option, value: security::masked(value.as_ref()), problem: problem.into() }
     }
 }

@@ -59,6 +59,7 @@ fn main() -> ExitCode {
             Some(Tool::Echo(echo)) => echo.run(),
             Some(Tool::Cleanup(cleanup)) => cleanup.run(),
             Some(Tool::Helper(helper)) => run_helper(helper),
+            Some(Tool::Pair(pair)) => protected(|| pair.run()),
             Some(Tool::Genkey) => protected(tools::keys::genkey),
             Some(Tool::Genpsk) => protected(tools::keys::genpsk),
             Some(Tool::Pubkey) => protected(tools::keys::pubkey),
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs a tool that has a key in its memory.
-fn protected(tool: fn() -> Result<()>) -> Result<()> {
+fn protected(tool: impl FnOnce() -> Result<()>) -> Result<()> {
     memory::protect()?;
     tool()
 }

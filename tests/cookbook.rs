@@ -37,6 +37,7 @@ macro_rules! recipes {
 recipes! {
     quick_link: "Quick link" on World::routed();
     site_to_site: "Site to site" on World::routed();
+    pair: "Both ends' files in one command" on World::routed();
     two_lans_as_one: "Two LANs as one Ethernet segment" on World::segment();
     laptop_behind_nat: "Laptop behind NAT" on World::with_nat(), then the_laptop_moves;
     ipv6_over_ipv4: "IPv6 over a path that has only IPv4" on World::routed();
@@ -187,10 +188,15 @@ const FURNISH: &str = "\
     echo ready
     exec cat";
 
-/// Programs that the recipes call and that would need more of a host than there is: `scp` copies a file to the host that
-/// has the address, and `systemctl restart bird` starts bird.
+/// Programs that the recipes call and that would need more of a host than there is: `scp` copies files to the host that has
+/// the address, and `systemctl restart bird` starts bird.
 const STAND_INS: [(&str, &str); 2] = [
-    ("scp", "to=${2#root@}; cp -p \"$1\" \"/run/hosts/${to%%:*}/${to#*:/etc/}\""),
+    (
+        "scp",
+        "[ \"$1\" != -p ] || shift\n\
+         for to; do :; done; to=${to#root@}\n\
+         while [ $# -gt 1 ]; do cp -p \"$1\" \"/run/hosts/${to%%:*}/${to#*:/etc/}\"; shift; done",
+    ),
     ("systemctl", "[ \"$*\" = 'restart bird' ]; exec bird"),
 ];
 

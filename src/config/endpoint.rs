@@ -57,7 +57,7 @@ pub(super) fn agree(option: &'static str, given: u16, port: u16) -> Result<(), C
 }
 
 /// Parses `HOST`, `HOST:PORT`, `[V6]`, `[V6]:PORT` and a bare IPv6 address; says whether a port was among it.
-pub(super) fn peer_endpoint(
+pub(crate) fn peer_endpoint(
     option: &'static str,
     text: &str,
     default_port: Option<u16>,

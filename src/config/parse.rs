@@ -421,7 +421,7 @@ fn netmask(text: &str) -> Result<u8, ConfigError> {
 }
 
 /// A network, or a single host as a network of one address.
-fn network_or_host(option: &'static str, text: &str) -> Result<IpNet, ConfigError> {
+pub(crate) fn network_or_host(option: &'static str, text: &str) -> Result<IpNet, ConfigError> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(IpNet::from(address));
     }

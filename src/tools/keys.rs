@@ -43,7 +43,11 @@ pub fn pubkey() -> Result<()> {
     writeln!(io::stdout(), "{}", private.public()).context("Cannot write the key to standard output")
 }
 
-fn random() -> Result<Zeroizing<[u8; KEY_LEN]>> {
+/// Bytes of the system's generator.
+///
+/// # Errors
+/// It gives none.
+pub(super) fn random() -> Result<Zeroizing<[u8; KEY_LEN]>> {
     let mut bytes = Zeroizing::new([0; KEY_LEN]);
     SystemRandom::new().fill(bytes.as_mut_slice()).map_err(|_| anyhow!("The system gives no random numbers"))?;
     Ok(bytes)

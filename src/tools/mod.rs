@@ -8,5 +8,6 @@ pub mod echo;
 pub mod keys;
 pub mod list;
 pub mod mktun;
+pub mod pair;
 pub mod relatives;
 pub mod status;
