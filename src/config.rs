@@ -36,8 +36,8 @@ pub use hooks::HooksConfig;
 pub use key_file::{KeyFileError, KeyFiles};
 pub use name::{DeviceName, NotAName};
 pub use options::{Options, Text, Words};
-pub use privileges::PrivilegesConfig;
 pub(crate) use parse::network_or_host;
+pub use privileges::PrivilegesConfig;
 pub use security::KeySource;
 
 /// The port that is listened on or connected to unless another is given.
