@@ -80,7 +80,9 @@ fn protected(tool: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 fn tunnel(cli: &Cli) -> Result<()> {
-    let source = Source { cli, keys: KeyFiles::from_environment(), text: OnceCell::new() };
+    let keys = KeyFiles::from_environment();
+    let keys = if cli.check_config { keys.of_service() } else { keys };
+    let source = Source { cli, keys, text: OnceCell::new() };
     let config = source.read()?;
     if cli.check_config {
         let _ = print("The configuration is valid\n");

@@ -12,6 +12,7 @@ use log::{debug, info, warn};
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid};
 
+use crate::config::key_file::SERVICE_USER;
 use crate::config::{ConfigError, PrivilegesConfig};
 use crate::{helper, memory};
 
@@ -19,7 +20,7 @@ pub mod sandbox;
 
 /// Who the process becomes if nothing was asked for: the first of these that exists. The second one belongs to nobody
 /// in particular, which is less than a user of its own and much more than root.
-const USUAL_USERS: [&str; 2] = ["simpletun", "nobody"];
+const USUAL_USERS: [&str; 2] = [SERVICE_USER, "nobody"];
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Default)]

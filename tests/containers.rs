@@ -92,7 +92,10 @@ fn a_reload_takes_new_keys_and_refuses_a_broken_file() {
     hosts.local.run(&format!("systemctl reload {UNIT}"));
     hosts.wait_for_tunnel();
 
+    // Root may look before, though the key is the service's.
+    hosts.local.run(&format!("simpletun --config {CONFIG} --check-config"));
     hosts.local.write(CONFIG, BROKEN);
+    assert!(!hosts.local.succeeds(&format!("simpletun --config {CONFIG} --check-config")));
     hosts.local.run(&format!("systemctl reload {UNIT}"));
     wait_until(PATIENCE, "status that tells of it", || hosts.local.show(UNIT, "StatusText").contains("refused"));
     let journal = hosts.local.journal(UNIT);

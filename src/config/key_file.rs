@@ -9,10 +9,14 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{User, geteuid};
 use zeroize::Zeroizing;
 
 use super::security::KeySource;
 pub use super::security::STANDARD_INPUT;
+
+/// Whom the unit runs the daemon as.
+pub const SERVICE_USER: &str = "simpletun";
 
 /// Longest file of a key in bytes: a key has 55, and whatever is longer is something else.
 pub const MAX_LEN: usize = 4096;
@@ -58,6 +62,8 @@ pub enum KeyFileError {
 pub struct KeyFiles {
     credentials: Option<PathBuf>,
     state: Option<PathBuf>,
+    /// Whose files are as good as those of this process.
+    trusted: Option<u32>,
     standard_input: RefCell<Option<Zeroizing<Vec<u8>>>>,
 }
 
@@ -69,7 +75,14 @@ impl KeyFiles {
         // Several directories of state are separated by colons; the first is ours.
         let state = directory("STATE_DIRECTORY").and_then(|value| std::env::split_paths(&value).next());
         let credentials = directory("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        Self { credentials, state, standard_input: RefCell::new(None) }
+        Self { credentials, state, trusted: None, standard_input: RefCell::new(None) }
+    }
+
+    /// For root, who looks whether what a service will read is right: files of the service's user are.
+    #[must_use]
+    pub fn of_service(self) -> Self {
+        let user = geteuid().is_root().then(|| User::from_name(SERVICE_USER).ok().flatten()).flatten();
+        Self { trusted: user.map(|user| user.uid.as_raw()), ..self }
     }
 
     /// Where credentials are, if there are any.
@@ -123,8 +136,8 @@ impl KeyFiles {
         if mode & OTHERS != 0 && !self.is_credential(Path::new(file)) {
             return Err(KeyFileError::Mode { mode, file: shown() });
         }
-        let (owner, own) = (metadata.uid(), nix::unistd::geteuid().as_raw());
-        if kind.is_file() && owner != 0 && owner != own {
+        let (owner, own) = (metadata.uid(), geteuid().as_raw());
+        if kind.is_file() && owner != 0 && owner != own && Some(owner) != self.trusted {
             return Err(KeyFileError::Owner { owner, own, file: shown() });
         }
         Ok(())
