@@ -8,7 +8,8 @@ set -eu
 cd "$root"
 
 install_missing iproute2 iputils-ping iperf3 nftables socat openvpn quicktun tcpdump ethtool isc-dhcp-client \
-    dnsmasq-base udhcpc radvd conntrack openssh-server openssh-client python3 python3-venv procps tmux util-linux systemd mandoc zsh fish bird2
+    dnsmasq-base udhcpc radvd conntrack openssh-server openssh-client python3 python3-venv procps tmux util-linux systemd mandoc zsh fish bird2 \
+    uml-utilities
 
 if ! cargo nextest --version >/dev/null 2>&1; then
     say "Installing cargo-nextest, which runs each test in a process of its own"

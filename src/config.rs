@@ -78,7 +78,7 @@ pub enum ConfigError {
     #[error("'{0}' is neither a username nor a numeric uid.")]
     UnknownUser(String),
     /// As above, for a group.
-    #[error("'{0}' is neither a groupname nor a numeric gid.")]
+    #[error("'{0}' is neither a groupname nor a numeric group.")]
     UnknownGroup(String),
     /// The file cannot be read.
     #[error("Cannot read the configuration file {path}: {source}; give --config a readable file")]

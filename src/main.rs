@@ -13,6 +13,7 @@ use simpletun::cli::{Cli, Refusal, Request, Tool};
 use simpletun::config::{Config, ConfigError, KeyFiles, Options};
 use simpletun::helper::{self, client::HelperKeys, serve::Helper};
 use simpletun::privileges::Reach;
+use simpletun::tools::relatives;
 use simpletun::{daemon, logging, memory, tools, transport};
 
 /// How the program ends. The numbers are documented in the help text and the README.
@@ -29,6 +30,10 @@ enum Exit {
 
 impl Exit {
     fn of_mistake(arguments: &[OsString]) -> Self {
+        if relatives::is_tunctl(arguments.first()) || relatives::is_openvpn(arguments) {
+            // As both of them end.
+            return Self::Failure;
+        }
         if arguments.get(1).is_some_and(|tool| tool == "check") { Self::Unknown } else { Self::Usage }
     }
 }
@@ -68,7 +73,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => Exit::Success.into(),
-        Err(error) if error.is::<ConfigError>() => complain(&format!("{error}"), Exit::Usage).into(),
+        Err(error) if error.is::<ConfigError>() => complain(&format!("{error}"), Exit::of_mistake(&arguments)).into(),
         Err(error) => complain(&format!("{error:#}"), Exit::Failure).into(),
     }
 }

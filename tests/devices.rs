@@ -191,7 +191,7 @@ fn called_as_tunctl_it_is_tunctl() {
         assert!(!lab.remote.has_device(device));
     }
     let refused = lab.remote.try_run("/run/tunctl -u no-such-user");
-    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(refused.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&refused.stderr), "'no-such-user' is neither a username nor a numeric uid.\n");
 }
 
@@ -208,6 +208,118 @@ fn the_openvpn_form_makes_and_removes_devices() {
     assert!(lab.remote.run("ip tuntap list").contains("dev8: tap persist"));
     // Our own form attaches to what either made, whatever its name says.
     assert_eq!(tool("rmtun --dev dev8"), "Set 'dev8' nonpersistent\n");
+}
+
+/// Command lines of tunctl's, run by it and by us: the same words, status and device, also where one of both has made what
+/// the other removes.
+#[test]
+fn tunctl_and_we_do_the_same() {
+    let lab = Lab::new();
+    lab.remote.run(&format!("ln -s {} /run/tunctl", env!("CARGO_BIN_EXE_simpletun")));
+    for args in [
+        "",
+        "-b",
+        "-u nobody",
+        "-b -u 65534 -t tap7",
+        "-t tap7 -u nobody -g nogroup",
+        "-t dev8 -g 65533 -f /dev/net/tun",
+        "-t tap%d",
+        "-d tap7",
+        "-d tap7 -b -u nobody",
+        "-u no-such-user",
+        "-g no-such-group",
+        "-t tap7 -f /dev/null",
+        "-x",
+        "surplus",
+    ] {
+        let [theirs, ours] = ["tunctl", "/run/tunctl"].map(|program| made_by(&lab.remote, program, args));
+        assert_eq!(ours.code, theirs.code, "tunctl {args}");
+        assert_eq!(ours.devices, theirs.devices, "tunctl {args}");
+        assert_eq!(ours.said, theirs.said, "tunctl {args}");
+        if args.contains("no-such") {
+            // It says how it is used, too.
+            assert_eq!(ours.complaint.lines().next(), theirs.complaint.lines().next(), "tunctl {args}");
+        }
+    }
+    for [maker, remover] in [["tunctl", "/run/tunctl"], ["/run/tunctl", "tunctl"]] {
+        lab.remote.run(&format!("{maker} -t tap9 -u nobody"));
+        assert_eq!(lab.remote.run(&format!("{remover} -d tap9")), "Set 'tap9' nonpersistent\n");
+        assert!(!lab.remote.has_device("tap9"), "made by {maker}");
+    }
+    lab.remote.run("tunctl -t tap9 -u nobody");
+    let daemon = simpletun_as(NOBODY, &lab.remote, "-i tap9 -s -a");
+    daemon.wait_for(line::LISTENING);
+}
+
+/// As above with openvpn's command lines. Its lines begin with the time, and it has a remark about a module of its own.
+#[test]
+fn openvpn_and_we_do_the_same() {
+    let lab = Lab::new();
+    let us = env!("CARGO_BIN_EXE_simpletun");
+    for args in [
+        "--mktun --dev tun77",
+        "--mktun --dev tap7 --user nobody --group nogroup",
+        "--dev dev8 --dev-type tap --mktun",
+        "--mktun --dev tun",
+        "--mktun --dev tap --user nobody",
+        "--rmtun --dev tun77",
+        "--rmtun --dev dev8 --dev-type tap",
+    ] {
+        let [theirs, ours] = ["openvpn", us].map(|program| made_by(&lab.remote, program, args));
+        assert_eq!(ours.code, theirs.code, "openvpn {args}");
+        // Where none is named openvpn's device has no owner, so that every user may attach to it. Ours is its maker's.
+        let devices = if args.contains("--user") { ours.devices } else { ours.devices.replace(OWNED_BY_ROOT, "") };
+        assert_eq!(devices, theirs.devices, "openvpn {args}");
+        let without_time = |line: &str| line.splitn(3, ' ').nth(2).unwrap_or_default().to_owned();
+        let theirs: Vec<String> =
+            theirs.said.lines().map(without_time).filter(|line| !line.starts_with("Note: ")).collect();
+        assert_eq!(ours.said.lines().collect::<Vec<_>>(), theirs, "openvpn {args}");
+    }
+    for args in ["--mktun", "--mktun --dev tun7 --user no-such-user", "--mktun --rmtun --dev tun7 --no-such-option"] {
+        let [theirs, ours] = ["openvpn", us].map(|program| made_by(&lab.remote, program, args));
+        assert_eq!((ours.code, theirs.code), (1, 1), "openvpn {args}");
+    }
+    for [maker, remover] in [["openvpn", us], [us, "openvpn"]] {
+        lab.remote.run(&format!("{maker} --mktun --dev tun9 --user nobody"));
+        lab.remote.run(&format!("{remover} --rmtun --dev tun9"));
+        assert!(!lab.remote.has_device("tun9"), "made by {maker}");
+    }
+    lab.remote.run(&format!("{us} --mktun --dev tun9"));
+    let mut command = lab.remote.command("sh");
+    command.args(["-c", "exec openvpn --dev tun9 --remote 10.86.43.51 --ifconfig 192.168.0.2 192.168.0.1 >&2"]);
+    let theirs = Daemon::spawn("openvpn".to_owned(), command);
+    theirs.wait_for("TUN/TAP device tun9 opened");
+}
+
+/// As `ip` shows it among the facts of a device.
+const OWNED_BY_ROOT: &str = ", \"user\": String(\"root\")";
+
+/// What came of a command line.
+struct Made {
+    code: i32,
+    said: String,
+    complaint: String,
+    /// Names, kinds, owners, groups and flags.
+    devices: String,
+}
+
+/// Runs a program of the tunctl family and removes the devices that it has made.
+fn made_by(ns: &Ns, program: &str, args: &str) -> Made {
+    let output = ns.try_run(&format!("{program} {args}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let all = ns.run("ip -d -j link");
+    let all: Vec<serde_json::Value> = serde_json::from_str(&all).expect("JSON");
+    let tunnels = all.iter().filter(|link| link["linkinfo"]["info_kind"] == "tun");
+    let facts = |link: &serde_json::Value| {
+        let facts = (&link["linkinfo"]["info_data"], &link["flags"], &link["mtu"], &link["txqlen"], &link["operstate"]);
+        format!("{} {facts:?}\n", link["ifname"])
+    };
+    let devices: String = tunnels.clone().map(facts).collect();
+    for link in tunnels {
+        ns.run(&format!("ip link delete {}", link["ifname"].as_str().expect("a name")));
+    }
+    let code = output.status.code().expect("it ends by itself");
+    Made { code, said: text(&output.stdout), complaint: text(&output.stderr), devices }
 }
 
 macro_rules! premade {
