@@ -98,7 +98,9 @@ fn option(page: &mut Roff, argument: &Arg) {
         head.extend((!head.is_empty()).then(|| roman(", ")));
         head.push(bold(format!("--{long}")));
     }
-    if takes_value(argument) {
+    if argument.is_require_equals_set() {
+        head.extend([roman("[="), italic(value(argument)), roman("]")]);
+    } else if takes_value(argument) {
         head.extend((!head.is_empty()).then(|| roman(" ")));
         head.push(italic(value(argument)));
     }

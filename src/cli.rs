@@ -7,6 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::config::Options;
+use crate::tools::pair::invite;
 use crate::tools::relatives::{self, OpenVpn, Tunctl};
 
 /// What was asked for on the command line.
@@ -29,6 +30,18 @@ pub struct Cli {
     /// Settings that the configuration file knows too.
     #[command(flatten)]
     pub options: Options,
+
+    /// With --server: make a secret for this run, kept in memory alone, and print the command line for the client, to a
+    /// terminal or, with --pair=print, wherever standard output goes
+    #[arg(
+        long,
+        value_name = "print",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "terminal",
+        help_heading = "Security"
+    )]
+    pub pair: Option<invite::Output>,
 
     /// Read the settings from this file; flags override it
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]

@@ -13,6 +13,7 @@ use simpletun::cli::{Cli, Refusal, Request, Tool};
 use simpletun::config::{Config, ConfigError, KeyFiles, Options};
 use simpletun::helper::{self, client::HelperKeys, serve::Helper};
 use simpletun::privileges::Reach;
+use simpletun::tools::pair::invite::{Invitation, Output};
 use simpletun::tools::relatives;
 use simpletun::{daemon, logging, memory, tools, transport};
 
@@ -87,14 +88,28 @@ fn protected(tool: impl FnOnce() -> Result<()>) -> Result<()> {
 fn tunnel(cli: &Cli) -> Result<()> {
     let keys = KeyFiles::from_environment();
     let keys = if cli.check_config { keys.of_service() } else { keys };
+    let invitation = cli.pair.map(invitation).transpose()?;
+    let keys = match &invitation {
+        Some(invitation) => keys.with_standard_input(invitation.key()),
+        None => keys,
+    };
     let source = Source { cli, keys, text: OnceCell::new() };
     let config = source.read()?;
     if cli.check_config {
         let _ = print("The configuration is valid\n");
         return Ok(());
     }
+    if let Some(invitation) = invitation {
+        invitation.print(&config)?;
+    }
     logging::init(config.log_level, config.debug);
     daemon::run(config, &|| source.read(), source.reach()?)
+}
+
+/// The secret that `--pair` makes.
+fn invitation(output: Output) -> Result<Invitation> {
+    memory::protect()?;
+    Invitation::new(output)
 }
 
 /// The half of the daemon that keeps the right to configure the network.
@@ -117,6 +132,9 @@ impl Source<'_> {
     /// The settings of the file, if one was named, with the flags over them.
     fn options(&self) -> Result<Options, ConfigError> {
         let flags = self.cli.options.clone();
+        if self.cli.pair.is_some() {
+            return self.with_own_secret(flags);
+        }
         let Some(path) = &self.cli.config else { return Ok(flags) };
         let name = path.display().to_string();
         if let Some(text) = self.text.get() {
@@ -132,6 +150,17 @@ impl Source<'_> {
             let _ = self.text.set(text);
         }
         Ok(options)
+    }
+
+    fn with_own_secret(&self, flags: Options) -> Result<Options, ConfigError> {
+        if self.cli.config.is_some() {
+            return Err(ConfigError::Combination(
+                "Options pair and config cannot be used together: a file says by itself how its link is secured; give the \
+                 settings as flags, or leave out pair"
+                    .to_owned(),
+            ));
+        }
+        flags.with_own_secret()
     }
 
     fn read(&self) -> Result<Config, ConfigError> {

@@ -36,6 +36,7 @@ macro_rules! recipes {
 
 recipes! {
     quick_link: "Quick link" on World::routed();
+    quick_secure_link: "Quick link across the internet" on World::routed(), then the_printed_line_is_run;
     site_to_site: "Site to site" on World::routed();
     pair: "Both ends' files in one command" on World::routed();
     two_lans_as_one: "Two LANs as one Ethernet segment" on World::segment();
@@ -65,6 +66,20 @@ fn every_recipe_is_tried() {
     let titles: Vec<String> =
         recipes().into_iter().filter(|recipe| !recipe.blocks.is_empty()).map(|recipe| recipe.title).collect();
     assert_eq!(titles, TESTED);
+}
+
+/// As if it were pasted into a shell of the client.
+fn the_printed_line_is_run(world: &mut World) {
+    let said = world.daemons[0].text();
+    let line = said.lines().find(|line| line.starts_with(" echo ")).unwrap_or_else(|| panic!("no line in {said}"));
+    let line = line.trim_end();
+    let (start, end) = (" echo st1psk:", "--udp --address 192.168.0.1/24 --secret-file -");
+    assert!(line.starts_with(start) && line.contains(" -c 198.51.100.2 ") && line.ends_with(end), "{line}");
+    let client = world.host("left").shell(&format!("{line} >&2"));
+    let client = Daemon::spawn("the printed line".to_owned(), client);
+    client.wait_for(line::UP);
+    world.daemons.push(client);
+    world.host("left").ns.ping_until_answered("192.168.0.2", SETTLED);
 }
 
 /// It gets another address: the link goes on, and the office hears from where.
@@ -333,7 +348,12 @@ impl Host {
                 continue;
             }
             self.must(&std::mem::take(&mut commands));
-            let daemon = Daemon::spawn(format!("{line} (on {})", self.name), self.shell(&format!("exec {line}")));
+            // What is for a terminal only gets one, by script(1).
+            let command = match line.contains("--pair") {
+                true => self.shell(&format!("exec script -qefc '{line}' /dev/null >&2")),
+                false => self.shell(&format!("exec {line}")),
+            };
+            let daemon = Daemon::spawn(format!("{line} (on {})", self.name), command);
             daemon.wait_for(READY);
             daemons.push(daemon);
         }

@@ -45,6 +45,108 @@ fn both_ends_find_each_other(flags: &str) {
     }
 }
 
+rows! {
+    (tun_over_udp: "--udp", tun_over_tcp: "", tap_over_udp: "--tap --udp", tap_over_tcp: "--tap") {
+        the_printed_line_joins
+    }
+}
+
+/// What a server prints is run by a shell of the client as it stands there. The secret is in no list of processes, and
+/// survives a reload.
+fn the_printed_line_joins(flags: &str) {
+    let lab = Lab::new();
+    let (server, script) = inviting(&lab.remote, &format!("-i st3 --address 192.168.0.2/24 {flags}"));
+    let join = || {
+        let mut command = lab.local.command("sh");
+        command.args(["-c", "exec sh </run/script >&2"]).env("PATH", path_with_simpletun());
+        fs::write("/run/script", &script).expect("write");
+        Daemon::spawn("client".to_owned(), command)
+    };
+    let mut client = join();
+    client.wait_for(line::UP);
+    lab.local.ping_until_answered("192.168.0.2", DEADLINE);
+    let secret = secret_in(&script);
+    let shown = processes();
+    assert!(shown.iter().filter(|shown| shown.contains("--secret-file")).count() >= 1, "the client is among {shown:?}");
+    assert!(shown.iter().any(|shown| shown.contains("--pair=print")), "the server is among {shown:?}");
+    assert!(!shown.iter().any(|shown| shown.contains(&secret[6..30])), "a process shows the secret");
+
+    let mark = server.mark();
+    server.signal("HUP");
+    server.wait_after(mark, "configuration read again");
+    lab.local.run("ip link delete st3");
+    client.wait_exit();
+    let client = join();
+    client.wait_for(line::UP);
+    lab.local.ping_until_answered("192.168.0.2", DEADLINE);
+}
+
+/// Each start makes another secret; a client with that of before gets no answer.
+#[test]
+fn a_printed_secret_is_for_one_run() {
+    let lab = Lab::new();
+    let (mut first, earlier) = inviting(&lab.remote, "-i st3 --udp --bind 10.86.43.52");
+    assert!(earlier.contains(" -c 10.86.43.52 --udp --secret-file -"), "{earlier}");
+    first.terminate();
+    let (_second, later) = inviting(&lab.remote, "-i st3 --udp");
+    assert_ne!(secret_in(&earlier), secret_in(&later));
+    // Every address of this host by which others reach it, none of loopback or of one cable.
+    for address in [REMOTE, REMOTE6] {
+        assert!(later.contains(address), "{address} in {later}");
+    }
+    assert!(!later.contains("127.0.0.1") && !later.contains("fe80"), "{later}");
+}
+
+/// A secret does not go into a log by accident, and there is one way to secure a link at a time.
+#[test]
+fn invitations_that_make_no_sense_are_refused() {
+    fs::write("/run/plain.toml", "security = 'plain'\n").expect("write");
+    for (args, word) in [
+        ("-i st3 -s --pair", "--pair=print"),
+        ("-i st3 -c 192.0.2.1 --pair=print", "connect"),
+        ("-i st3 -s --pair=print --secret-file /run/secret", "secret-file"),
+        ("-i st3 -s --pair=print --peer-public-key key", "peer-public-key"),
+        ("-s --pair=print --config /run/plain.toml", "config"),
+        ("-i st3 -s --pair=other", "choose one of print"),
+    ] {
+        let output = Command::new(BINARY).args(args.split_whitespace()).stdin(Stdio::null()).output();
+        refused(&output.expect("run simpletun"), 2, word, args);
+    }
+}
+
+/// A server and the lines that it prints.
+fn inviting(ns: &Ns, args: &str) -> (Daemon, String) {
+    let mut command = ns.command("sh");
+    command.args(["-c", "exec \"$@\" >&2", "sh", BINARY, "-s", "--pair=print"]).args(args.split_whitespace());
+    let server = Daemon::spawn("server".to_owned(), command);
+    server.wait_for("This link is secure: shared secret");
+    let printed = |line: &&str| line.starts_with('#') || line.starts_with(" echo ");
+    let script: Vec<String> = server.text().lines().filter(printed).map(|line| format!("{line}\n")).collect();
+    (server, script.concat())
+}
+
+fn secret_in(script: &str) -> &str {
+    let secret = script.split_whitespace().find(|word| word.starts_with("st1psk:")).expect("a secret");
+    assert!(secret.len() > 40, "{secret}");
+    secret
+}
+
+/// A value of PATH by which shells find the program under test.
+fn path_with_simpletun() -> String {
+    fs::create_dir_all("/run/bin").expect("make directory");
+    let _ = symlink(BINARY, "/run/bin/simpletun");
+    format!("/run/bin:{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
+}
+
+/// What the system shows of every process: its command line and environment.
+fn processes() -> Vec<String> {
+    let all = fs::read_dir("/proc").expect("processes").map(|entry| entry.expect("an entry").path());
+    let all = all.filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes()[0].is_ascii_digit()));
+    all.flat_map(|path| ["cmdline", "environ"].map(|name| fs::read(path.join(name)).unwrap_or_default()))
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .collect()
+}
+
 /// The server is named by an IPv6 address with a port, and a network behind either end is routed to it.
 #[test]
 fn networks_behind_the_ends_are_routed() {

@@ -90,6 +90,12 @@ impl KeyFiles {
         self.credentials.clone()
     }
 
+    /// With this in place of what is on standard input.
+    #[must_use]
+    pub fn with_standard_input(self, bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self { standard_input: RefCell::new(Some(bytes)), ..self }
+    }
+
     /// Opens a file that holds a key, after a look at who else can read or change it.
     ///
     /// # Errors

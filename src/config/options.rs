@@ -369,6 +369,27 @@ impl Options {
         files.map(|text| text.0.as_str()).filter(|file| *file != STANDARD_INPUT).collect()
     }
 
+    /// The same settings with a secret from what stands for standard input, for a server that makes it itself.
+    ///
+    /// # Errors
+    /// It is no server, or there are other keys.
+    pub fn with_own_secret(self) -> Result<Self, ConfigError> {
+        let refuse = |text: &str| Err(ConfigError::Combination(text.to_owned()));
+        if self.connect.is_some() {
+            return refuse(
+                "Options pair and connect cannot be used together: the server makes the secret, and the client is started \
+                 by the command line that the server prints",
+            );
+        }
+        if self.has_keys() {
+            return refuse(
+                "Option pair makes the secret itself: leave out secret-file, private-key-file, peer-public-key and \
+                 psk-file, or leave out pair",
+            );
+        }
+        Ok(Self { secret_file: vec![Text(STANDARD_INPUT.to_owned())], ..self })
+    }
+
     /// The same settings for a plain link: what they say beside the protection, which can be known without its keys.
     #[must_use]
     pub fn without_protection(self) -> Self {

@@ -16,6 +16,7 @@ use crate::transport::resolve::service_port;
 use crate::tunnel::keys::{PrivateKey, SharedSecret};
 
 mod files;
+pub mod invite;
 mod next;
 mod settings;
 #[cfg(test)]

@@ -130,7 +130,7 @@ fn networks(addresses: &Addresses, chance: &Chance) -> Vec<IpNet> {
 
 /// The server's is the first one for a host: behind the network's own, which a network of two addresses does not have
 /// (RFC 3021, RFC 6164).
-fn address(network: &IpNet, side: Side) -> IpNet {
+pub(super) fn address(network: &IpNet, side: Side) -> IpNet {
     let has_own = network.max_prefix_len() - network.prefix_len() > 1;
     let number = u32::from(has_own) + u32::from(side == Side::Client);
     let address = match network.network() {

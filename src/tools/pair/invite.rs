@@ -107,9 +107,7 @@ fn own_addresses() -> Vec<IpAddr> {
 fn is_reachable(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local() && !address.is_unspecified(),
-        IpAddr::V6(address) => {
-            !address.is_loopback() && !address.is_unicast_link_local() && !address.is_unspecified()
-        }
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local() && !address.is_unspecified(),
     }
 }
 
@@ -129,7 +127,8 @@ fn text(config: &Config, secret: &str, hosts: &[IpAddr]) -> Zeroizing<String> {
     let host = if hosts.is_empty() && port != DEFAULT_PORT { format!("{host}:{port}") } else { host };
     let mut arguments = format!("simpletun -i {} -c {}", shell_words::quote(&config.device.name), host);
     arguments.extend(options(config).into_iter().flat_map(|option| [" ".to_owned(), option]));
-    let comments = "# The secret is this server's as long as it runs: a reload keeps it, a restart makes another one.\n";
+    let comments =
+        "# The secret is this server's as long as it runs: a reload keeps it, a restart makes another one.\n";
     let missing = if config.network.addresses.iter().any(|own| counterpart(own).is_none()) {
         "# An address of the server leaves none for the client in its network; add one by --address.\n"
     } else {
@@ -227,10 +226,7 @@ mod tests {
             ("--address 10.0.0.2/24", "192.0.2.7 --address 10.0.0.1/24"),
             ("--address 10.0.0.9/24", "192.0.2.7 --address 10.0.0.1/24"),
             ("--address 10.0.0.1/31 --address fd00::1/64", "192.0.2.7 --address 10.0.0.0/31 --address fd00::2/64"),
-            (
-                "--address 10.0.0.1 --peer-address 10.9.9.9",
-                "192.0.2.7 --address 10.9.9.9/32 --peer-address 10.0.0.1",
-            ),
+            ("--address 10.0.0.1 --peer-address 10.9.9.9", "192.0.2.7 --address 10.9.9.9/32 --peer-address 10.0.0.1"),
             ("--up --udp", "192.0.2.7 --udp --up"),
         ] {
             assert_eq!(client(server, &["192.0.2.7"]), line, "{server}");
