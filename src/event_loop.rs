@@ -234,7 +234,7 @@ impl EventLoop {
     }
 
     fn serve_control(&mut self, relay: &mut Relay, now: Instant) {
-        if self.control.is_due(now) {
+        if self.control.is_due(relay, now) {
             let moment = Moment { now, wall: self.wall() };
             self.control.run(relay, self.poll.registry(), moment);
         }

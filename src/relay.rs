@@ -2,9 +2,9 @@
 //!
 //! It joins device, tunnel and transport and is the only place that sees all three. It has no descriptor of its own
 //! and reads no clock. Every packet that ends here is counted by its cause. `input` and `output` are the two
-//! pumps, `events` what the tunnel decides, `fit` and `too_long` what becomes of packets that the link cannot carry.
-//! What the link's state does to the device's carrier stands in `carrier`, and what keeps the link from carrying itself
-//! in [`loop_guard`].
+//! pumps, `events` what the tunnel decides, `fit` and `too_long` what becomes of packets that the link cannot carry,
+//! `mirror` shows packets to who watches them. What the link's state does to the device's carrier stands in `carrier`,
+//! and what keeps the link from carrying itself in [`loop_guard`].
 
 use std::fmt::{self, Display};
 use std::io;
@@ -32,6 +32,7 @@ mod events;
 mod fit;
 mod input;
 pub mod loop_guard;
+mod mirror;
 mod output;
 pub mod report;
 mod too_long;
@@ -41,6 +42,7 @@ use carrier::Carrier;
 use fit::Fit;
 use input::{Backlog, Sender};
 use loop_guard::LoopGuard;
+use mirror::Mirror;
 pub use output::WIRE_LOG;
 use output::{Output, WireLog};
 use report::About;
@@ -53,11 +55,12 @@ const DEVICE_BUDGET_BYTES: usize = 256 * 1024;
 const NETWORK_BUDGET: usize = 256;
 
 /// What a link leaves to the one that takes its place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Past {
     counters: Counters,
     state: LinkState,
     carrier: Carrier,
+    mirror: Mirror,
 }
 
 /// How the link is, for those who report it: `up, peer 203.0.113.7:55555`.
@@ -96,6 +99,7 @@ pub struct Relay {
     path_packet: Option<usize>,
     path_changed: bool,
     wire_log: Option<WireLog>,
+    mirror: Mirror,
     /// Why the path that is being taken from the tunnel ended, and when this end tries again.
     ending: Option<(&'static str, Option<Duration>)>,
     has_lost_peer: bool,
@@ -124,6 +128,7 @@ impl Relay {
             fit: Fit::new(device.kind(), link.mss_clamp),
             path_packet: None,
             path_changed: false,
+            mirror: Mirror::new(device.kind()),
             device,
             transport,
             protocol: link.protocol,
@@ -153,12 +158,13 @@ impl Relay {
 
     /// Gives the device back and closes the link.
     pub fn into_parts(self) -> (Device, Past) {
-        (self.device, Past { counters: self.counters, state: self.state, carrier: self.carrier })
+        let Self { device, counters, state, carrier, mirror, .. } = self;
+        (device, Past { counters, state, carrier, mirror })
     }
 
     /// Goes on where another link with the same device has ended.
     pub fn continue_from(&mut self, past: Past, now: Instant) {
-        (self.counters, self.carrier) = (past.counters, past.carrier);
+        (self.counters, self.carrier, self.mirror) = (past.counters, past.carrier, past.mirror);
         self.state.continue_from(&past.state, now);
     }
 
@@ -294,9 +300,10 @@ impl Relay {
         if !may_read && !self.may_send_backlog() {
             return Ok(());
         }
-        let Self { device, transport, tunnel, counters, wire_log, backlog, guard, fit, .. } = self;
+        let Self { device, transport, tunnel, counters, wire_log, mirror, backlog, guard, fit, .. } = self;
         let clamp = fit.clamp(device, tunnel, now);
-        let mut sender = Sender::new(&mut **transport, tunnel, counters, wire_log, (clamp, &mut fit.answers), now);
+        let (log, answers) = ((&mut *wire_log, &mut *mirror), (clamp, &mut fit.answers));
+        let mut sender = Sender::new(&mut **transport, tunnel, counters, log, answers, now);
         let mut bytes = 0;
         while bytes < DEVICE_BUDGET_BYTES
             && sender.takes_packets()
@@ -320,7 +327,7 @@ impl Relay {
         sender.flush();
         backlog.rest_if_full(sender.takes_packets(), now);
         backlog.count(counters);
-        let mut output = Output { device, counters, wire_log, clamp, result };
+        let mut output = Output { device, counters, wire_log, mirror, clamp, now, result };
         fit.answers.take().iter().for_each(|answer| output.answer(answer));
         output.result
     }
@@ -330,9 +337,9 @@ impl Relay {
         if !self.transport.can_receive() {
             return Ok(());
         }
-        let Self { device, transport, tunnel, counters, wire_log, merger, carrier, fit, .. } = self;
+        let Self { device, transport, tunnel, counters, wire_log, mirror, merger, carrier, fit, .. } = self;
         let clamp = fit.clamp(device, tunnel, now);
-        let mut output = Output { device, counters, wire_log, clamp, result: Ok(()) };
+        let mut output = Output { device, counters, wire_log, mirror, clamp, now, result: Ok(()) };
         let mut batch = Batch::new(merger);
         let mut accepted = 0;
         transport.receive_each(NETWORK_BUDGET, now, &mut |path, info, message| match tunnel

@@ -38,11 +38,20 @@ pub enum Stream {
     Tcp(TcpStream),
 }
 
+/// What is told to somebody who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// How the tunnel is.
+    Numbers,
+    /// The packets in it, too.
+    All,
+}
+
 /// Whether somebody may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// Yes.
-    Granted,
+    Granted(Rights),
     /// No, for this reason.
     Refused(&'static str),
 }
@@ -67,6 +76,8 @@ enum Stage {
     Answering,
     /// An answer is due now and then.
     Watching { next_at: Instant },
+    /// The answer goes on as there is something to tell. Its client may be as slow as it likes: few are served so.
+    Streaming,
 }
 
 /// The answer to a question, or why there is none.
@@ -77,6 +88,7 @@ pub struct Client {
     stream: Stream,
     form: Form,
     number: u64,
+    rights: Rights,
     stage: Stage,
     input: Vec<u8>,
     output: Rc<[u8]>,
@@ -84,6 +96,8 @@ pub struct Client {
     surplus: usize,
     readable: bool,
     writable: bool,
+    /// Its client has not ended its stream.
+    is_open: bool,
     /// When it is given up, unless it gets on.
     patience_ends: Instant,
 }
@@ -91,14 +105,15 @@ pub struct Client {
 impl Client {
     /// Takes over a connection that was accepted as the one of this number.
     pub fn new(stream: Stream, form: Form, admission: Admission, number: u64, now: Instant) -> Self {
-        let (stage, output) = match admission {
-            Admission::Granted => (Stage::Asked, Vec::new()),
-            Admission::Refused(why) => (Stage::Answering, request::error(why)),
+        let (stage, rights, output) = match admission {
+            Admission::Granted(rights) => (Stage::Asked, rights, Vec::new()),
+            Admission::Refused(why) => (Stage::Answering, Rights::Numbers, request::error(why)),
         };
         Self {
             stream,
             form,
             number,
+            rights,
             stage,
             input: Vec::new(),
             output: output.into(),
@@ -106,6 +121,7 @@ impl Client {
             surplus: 0,
             readable: true,
             writable: true,
+            is_open: true,
             patience_ends: now + PATIENCE,
         }
     }
@@ -126,16 +142,27 @@ impl Client {
         self.number
     }
 
-    /// True if it gets answers until it goes.
+    /// True if it gets the status until it goes.
     pub fn watches(&self) -> bool {
         matches!(self.stage, Stage::Watching { .. })
     }
 
-    /// When it is to get on, or its patience ends.
-    pub fn deadline(&self) -> Instant {
+    /// True if it gets an answer that goes on.
+    pub fn streams(&self) -> bool {
+        self.stage == Stage::Streaming
+    }
+
+    /// True if it could be told more of an answer that goes on.
+    pub fn takes_more(&self) -> bool {
+        self.streams() && self.has_written()
+    }
+
+    /// When it is to get on, or its patience ends; never by itself if it gets an answer that goes on.
+    pub fn deadline(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Watching { next_at } if self.has_written() => next_at,
-            Stage::Asked | Stage::Answering | Stage::Watching { .. } => self.patience_ends,
+            Stage::Watching { next_at } if self.has_written() => Some(next_at),
+            Stage::Asked | Stage::Answering | Stage::Watching { .. } => Some(self.patience_ends),
+            Stage::Streaming => None,
         }
     }
 
@@ -147,7 +174,8 @@ impl Client {
 
     /// True if [`advance`](Self::advance) may get it on.
     pub fn is_due(&self, now: Instant) -> bool {
-        self.readable || (self.writable && !self.has_written()) || now >= self.deadline()
+        let is_late = self.deadline().is_some_and(|deadline| now >= deadline);
+        self.readable || (self.writable && !self.has_written()) || is_late
     }
 
     /// Reads and writes what is possible now.
@@ -158,6 +186,9 @@ impl Client {
                 Some(progress) => return progress,
                 None => {}
             }
+        }
+        if self.stage == Stage::Streaming {
+            return self.go_on(ask, now);
         }
         if let Stage::Watching { next_at } = self.stage
             && self.has_written()
@@ -197,10 +228,11 @@ impl Client {
             }
             Parsed::Request(request) => {
                 self.stage = match request {
+                    Request::Dump { .. } | Request::More => Stage::Streaming,
                     Request::Watch => Stage::Watching { next_at: now + WATCH_INTERVAL },
                     Request::Status | Request::OpenMetrics | Request::Version => Stage::Answering,
                 };
-                let output = ask(request).unwrap_or_else(|why| {
+                let output = self.permitted(request).and_then(|()| ask(request)).unwrap_or_else(|why| {
                     self.stage = Stage::Answering;
                     request::error(why).into()
                 });
@@ -214,6 +246,32 @@ impl Client {
         None
     }
 
+    /// # Errors
+    /// The answer is not for everybody who may see the status, and this is one of them.
+    fn permitted(&self, request: Request) -> Result<(), &'static str> {
+        if request.is_confidential() && self.rights != Rights::All {
+            return Err("Not permitted: only root and the user of the daemon may, unless that is nobody");
+        }
+        Ok(())
+    }
+
+    /// Goes on with an answer as long as its client is there; the end of the client's stream is its goodbye.
+    fn go_on(&mut self, ask: Ask<'_>, now: Instant) -> Progress {
+        if self.readable && (self.read_surplus() == Progress::Done || !self.is_open) {
+            return Progress::Done;
+        }
+        if self.has_written() {
+            let Ok(output) = ask(Request::More) else { return Progress::Done };
+            self.say(output, now);
+        }
+        match self.write_some() {
+            Ok(()) if self.has_written() && !self.output.is_empty() => Progress::HasMore,
+            Ok(()) if self.readable => Progress::HasMore,
+            Ok(()) => Progress::Waits,
+            Err(_) => Progress::Done,
+        }
+    }
+
     fn say(&mut self, output: Rc<[u8]>, now: Instant) {
         (self.output, self.written) = (output, 0);
         self.patience_ends = now + PATIENCE;
@@ -223,18 +281,30 @@ impl Client {
         self.written >= self.output.len()
     }
 
-    fn write(&mut self, now: Instant) -> Progress {
+    /// Writes what the socket takes.
+    ///
+    /// # Errors
+    /// The client has gone.
+    fn write_some(&mut self) -> io::Result<()> {
         while self.writable && !self.has_written() {
             match self.stream.write(&self.output[self.written..]) {
-                Ok(0) => return Progress::Done,
-                Ok(len) => {
-                    self.written += len;
-                    self.patience_ends = now + PATIENCE;
-                }
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(len) => self.written += len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Progress::Done,
+                Err(error) => return Err(error),
             }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, now: Instant) -> Progress {
+        let written = self.written;
+        if self.write_some().is_err() {
+            return Progress::Done;
+        }
+        if self.written > written {
+            self.patience_ends = now + PATIENCE;
         }
         if !self.has_written() {
             return if now < self.patience_ends { Progress::Waits } else { Progress::Done };
@@ -252,7 +322,7 @@ impl Client {
         }
         match self.stream.read(&mut [0; READ_BUDGET]) {
             // It may have closed one direction only: then the next answer shows whether it is there.
-            Ok(0) => self.readable = false,
+            Ok(0) => (self.readable, self.is_open) = (false, false),
             Ok(len) => self.surplus += len,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -19,7 +19,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Group, geteuid};
 
-use super::client::{Admission, Form, Stream};
+use super::client::{Admission, Form, Rights, Stream};
 use crate::config::ControlChoice;
 use crate::helper;
 use crate::sys;
@@ -29,6 +29,9 @@ pub const DIRECTORY: &str = "/run/simpletun";
 
 /// The group whose members may ask, if it exists.
 pub const GROUP: &str = "simpletun";
+
+/// Who stands for all users that are unknown (`overflowuid`, user_namespaces(7)); called nobody.
+const OVERFLOW_UID: u32 = 65_534;
 
 /// The socket of the instance of this name.
 pub fn socket_of(instance: &str) -> PathBuf {
@@ -210,7 +213,7 @@ impl Door {
                 let admission = guests.admission(&stream);
                 Ok((Stream::Unix(stream), admission))
             }
-            Listener::Http(listener) => Ok((Stream::Tcp(listener.accept()?.0), Admission::Granted)),
+            Listener::Http(listener) => Ok((Stream::Tcp(listener.accept()?.0), Admission::Granted(Rights::Numbers))),
         }
     }
 
@@ -271,10 +274,17 @@ impl Guests {
         };
         let groups = || sys::peer_groups(stream.as_fd()).unwrap_or_default();
         if self.admit(peer.uid(), peer.gid(), groups) {
-            Admission::Granted
+            Admission::Granted(self.rights(peer.uid()))
         } else {
             Admission::Refused("Not permitted: root, the user of the daemon and the group simpletun may ask")
         }
+    }
+
+    /// What is told to a user who may ask. Packets are not for the group; and the user that stands for all who are unknown
+    /// (in the kernel and in user namespaces), under which daemons run that have no user of their own, is nobody's.
+    fn rights(&self, uid: u32) -> Rights {
+        let is_own = uid == self.owner || uid == geteuid().as_raw();
+        if uid == 0 || (is_own && uid != OVERFLOW_UID) { Rights::All } else { Rights::Numbers }
     }
 
     /// Whether a user may ask; `groups` are those beside the first.
@@ -296,6 +306,15 @@ mod tests {
         assert!(!guests.admit(99_999, 5, || vec![1, 78]));
         let private = Guests { owner: 4242, group: None };
         assert!(!private.admit(99_999, 77, || vec![77]) && private.admit(geteuid().as_raw(), 1, Vec::new));
+    }
+
+    #[test]
+    fn packets_are_for_root_and_the_owner_alone() {
+        let guests = Guests { owner: 4242, group: Some(77) };
+        assert_eq!([0, 4242].map(|uid| guests.rights(uid)), [Rights::All; 2]);
+        assert_eq!(guests.rights(99_999), Rights::Numbers);
+        let nobodys = Guests { owner: OVERFLOW_UID, group: None };
+        assert_eq!(nobodys.rights(OVERFLOW_UID), Rights::Numbers, "that may be anybody");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The control socket and the metrics server: who watches is answered by the same loop that moves the packets.
 //!
 //! `door` opens the sockets and says who may come in, `client` is one connection, `request` and `http` read what is asked
-//! for, [`status`] and [`metrics`] are what is told. Nothing here waits, and everything is bounded: connections, bytes and
+//! for, [`status`], [`metrics`] and [`capture`] are what is told. Nothing here waits, and everything is bounded: connections, bytes and
 //! time of each, and what is done in one turn. Clients that are slow, silent or wrong cost nothing but their own
 //! connection. The protocol is described in `docs/STATUS.md`.
 
@@ -19,6 +19,7 @@ use crate::fault::FaultLog;
 use crate::relay::Relay;
 use crate::relay::report::{Moment, seconds};
 
+pub mod capture;
 mod client;
 mod door;
 mod http;
@@ -26,6 +27,7 @@ pub mod metrics;
 mod request;
 pub mod status;
 
+use capture::Preamble;
 use client::{Client, Progress};
 use door::Door;
 pub use door::{DIRECTORY, GROUP, path_of, remove_dead_socket, remove_socket, socket_of};
@@ -137,13 +139,14 @@ impl Control {
     /// When [`run`](Self::run) is to be called next, if nothing happens before.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let clients = self.clients.iter().flatten().map(Client::deadline);
+        let clients = self.clients.iter().flatten().filter_map(Client::deadline);
         clients.chain(self.doors.iter().filter_map(Door::opens_at)).min()
     }
 
     /// True if [`run`](Self::run) has something to do at this time.
-    pub fn is_due(&self, now: Instant) -> bool {
-        self.again || self.poll_timeout().is_some_and(|at| at <= now)
+    pub fn is_due(&self, relay: &Relay, now: Instant) -> bool {
+        let is_late = self.poll_timeout().is_some_and(|at| at <= now);
+        self.again || is_late || self.clients.iter().flatten().any(|client| has_more(client, relay))
     }
 
     /// One turn: newcomers are let in, and some clients get what they can take now.
@@ -155,7 +158,8 @@ impl Control {
         let mut served = 0;
         for _ in 0..self.clients.len() {
             self.next = (self.next + 1) % self.clients.len();
-            if self.clients[self.next].as_ref().is_some_and(|client| client.is_due(moment.now)) {
+            let is_due = |client: &Client| client.is_due(moment.now) || has_more(client, relay);
+            if self.clients[self.next].as_ref().is_some_and(is_due) {
                 if served == SERVE_BUDGET {
                     self.again = true;
                     break;
@@ -206,10 +210,12 @@ impl Control {
             }
             let waiting = self.clients.iter().enumerate();
             let waiting = waiting.filter_map(|(place, client)| Some((place, client.as_ref()?)));
-            let oldest = waiting.filter(|(_, client)| !client.watches()).min_by_key(|(_, client)| client.number());
+            let oldest = waiting
+                .filter(|(_, client)| !client.watches() && !client.streams())
+                .min_by_key(|(_, client)| client.number());
             oldest.map(|(place, _)| place)
         });
-        // Watchers are fewer than places, so there is one.
+        // Those who stay are fewer than places, so there is one.
         let Some(place) = place else { return };
         if client.register(registry, Token(FIRST_CLIENT + place), Interest::READABLE | Interest::WRITABLE).is_ok() {
             self.clients[place] = Some(client);
@@ -220,15 +226,21 @@ impl Control {
     fn serve(&mut self, place: usize, relay: &mut Relay, moment: Moment) {
         let Some(mut client) = self.clients.get_mut(place).and_then(Option::take) else { return };
         let watchers = self.clients.iter().flatten().filter(|client| client.watches()).count();
+        let number = client.number();
         let progress = client.advance(moment.now, &mut |request| match request {
             Request::Version => Ok(request::version(SCHEMA).into_bytes().into()),
             Request::Status => Ok(self.json(relay, moment)),
             Request::OpenMetrics => Ok(self.openmetrics(relay, moment)),
             Request::Watch if watchers >= MAX_WATCHERS => Err("Too many connections watch already"),
             Request::Watch => Ok(self.json(relay, moment)),
+            Request::Dump { snap } => capture(relay, number, snap, moment),
+            Request::More => relay.mirror_mut().take(number).map(Rc::from).ok_or("It has ended"),
         });
         match progress {
-            Progress::Done => debug!("status connection {} has ended", client.number()),
+            Progress::Done => {
+                relay.mirror_mut().forget(number);
+                debug!("status connection {number} has ended");
+            }
             Progress::Waits => self.clients[place] = Some(client),
             Progress::HasMore => {
                 self.clients[place] = Some(client);
@@ -276,4 +288,21 @@ impl Control {
         let answer = fresh.unwrap_or_else(new);
         self.answer.insert(answer)
     }
+}
+
+/// True if an answer that goes on can go on.
+fn has_more(client: &Client, relay: &Relay) -> bool {
+    client.takes_more() && relay.has_news(client.number())
+}
+
+/// Begins to mirror packets for this connection, and says of which device.
+fn capture(relay: &mut Relay, number: u64, snap: usize, moment: Moment) -> Result<Rc<[u8]>, &'static str> {
+    if !relay.mirror_mut().watch(number, snap, moment) {
+        return Err("Two connections see the packets already");
+    }
+    let device = relay.device_mut();
+    let preamble = Preamble { device: device.current_name(), kind: device.kind().to_string(), snap };
+    let mut line = serde_json::to_vec(&preamble).unwrap_or_default();
+    line.push(b'\n');
+    Ok(line.into())
 }

@@ -1,4 +1,6 @@
-//! What a client of the control socket asks for: one line with one word. Pure.
+//! What a client of the control socket asks for: one line with one word, and for some a number behind it. Pure.
+
+use super::capture::MAX_SNAP;
 
 /// The longest request in bytes, with its end of line.
 pub const MAX_LINE: usize = 1024;
@@ -14,6 +16,20 @@ pub enum Request {
     OpenMetrics,
     /// The versions of program and schema.
     Version,
+    /// The packets that cross, from now on.
+    Dump {
+        /// Bytes of each packet at most.
+        snap: usize,
+    },
+    /// What there is to go on with; no client writes it, its connection asks so by itself.
+    More,
+}
+
+impl Request {
+    /// True if the answer holds what is not for everybody who may see the status.
+    pub fn is_confidential(self) -> bool {
+        matches!(self, Self::Dump { .. })
+    }
 }
 
 /// What has been read so far.
@@ -27,11 +43,12 @@ pub enum Parsed {
     Mistake(Vec<u8>),
 }
 
-const VERBS: [(&str, Request); 4] = [
+const VERBS: [(&str, Request); 5] = [
     ("status", Request::Status),
     ("watch", Request::Watch),
     ("openmetrics", Request::OpenMetrics),
     ("version", Request::Version),
+    ("dump", Request::Dump { snap: MAX_SNAP }),
 ];
 
 /// Reads a request; `is_all` says that nothing more will come, which ends a line, too.
@@ -45,14 +62,24 @@ pub fn parse(input: &[u8], is_all: bool) -> Parsed {
         None if is_all => input,
         None => return Parsed::Incomplete,
     };
-    let word = line.trim_ascii();
-    match VERBS.iter().find(|(verb, _)| verb.as_bytes() == word) {
-        Some((_, request)) => Parsed::Request(*request),
-        None => {
+    let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let (word, number) = (words.next().unwrap_or_default(), words.next());
+    let request = VERBS.iter().find(|(verb, _)| verb.as_bytes() == word).map(|(_, request)| *request);
+    match (request, number) {
+        (Some(request), None) => Parsed::Request(request),
+        (Some(Request::Dump { .. }), Some(number)) if words.next().is_none() => match parse_number(number) {
+            Some(snap) => Parsed::Request(Request::Dump { snap }),
+            None => Parsed::Mistake(error("dump takes the number of bytes that are wanted of each packet")),
+        },
+        _ => {
             let verbs = VERBS.map(|(verb, _)| verb).join(", ");
             Parsed::Mistake(error(&format!("Unknown request; this version knows {verbs}")))
         }
     }
+}
+
+fn parse_number(word: &[u8]) -> Option<usize> {
+    std::str::from_utf8(word).ok()?.parse().ok()
 }
 
 /// The answer that says what is wrong.
@@ -83,6 +110,15 @@ mod tests {
             assert!(matches!(parse(line.as_bytes(), false), Parsed::Mistake(_)), "{line:?}");
         }
         assert!(matches!(parse(b"", true), Parsed::Mistake(_)));
+    }
+
+    #[test]
+    fn a_capture_may_be_asked_for_with_a_length() {
+        assert_eq!(parse(b"dump 96\n", false), Parsed::Request(Request::Dump { snap: 96 }));
+        assert_eq!(parse(b"dump\n", false), Parsed::Request(Request::Dump { snap: MAX_SNAP }));
+        for wrong in ["dump -1\n", "dump 1 2\n", "dump x\n", "dump 99999999999999999999999\n"] {
+            assert!(matches!(parse(wrong.as_bytes(), false), Parsed::Mistake(_)), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -4,13 +4,15 @@
 use std::time::{Duration, Instant};
 
 use super::fit::Clamp;
+use super::mirror::Mirror;
 use super::output::WireLog;
 use super::too_long::Answers;
+use crate::control::capture::Direction;
 use crate::counters::{Counters, Drop};
 use crate::device::{Form, MAX_PACKET_LEN, Received};
 use crate::offload::fragment::fragment;
 use crate::offload::mss::Room;
-use crate::offload::{Checksum, VIRTIO_HEADER_LEN};
+use crate::offload::{Checksum, VIRTIO_HEADER_LEN, VirtioHeader};
 use crate::scheduler::flow::{FlowHash, mark_congestion};
 use crate::scheduler::{Dropped, Scheduler};
 use crate::transport::Transport;
@@ -113,6 +115,7 @@ pub(super) struct Sender<'r> {
     tunnel: &'r mut Tunnel,
     counters: &'r mut Counters,
     wire_log: &'r mut Option<WireLog>,
+    mirror: &'r mut Mirror,
     clamp: Clamp,
     answers: &'r mut Answers,
     now: Instant,
@@ -125,11 +128,11 @@ impl<'r> Sender<'r> {
         transport: &'r mut dyn Transport,
         tunnel: &'r mut Tunnel,
         counters: &'r mut Counters,
-        wire_log: &'r mut Option<WireLog>,
+        (wire_log, mirror): (&'r mut Option<WireLog>, &'r mut Mirror),
         (clamp, answers): (Clamp, &'r mut Answers),
         now: Instant,
     ) -> Self {
-        Self { transport, tunnel, counters, wire_log, clamp, answers, now, collected: 0 }
+        Self { transport, tunnel, counters, wire_log, mirror, clamp, answers, now, collected: 0 }
     }
 
     /// True if packets have somewhere to go now: to the transport, or without a peer to nowhere, so that nothing stale is
@@ -178,7 +181,13 @@ impl<'r> Sender<'r> {
         }
         let (kind, bytes) = received.as_whole()?;
         let len = self.tunnel.super_message_len(kind, bytes.len(), self.now)?;
-        let Self { transport, tunnel, counters, now, .. } = self;
+        let Self { transport, tunnel, counters, mirror, now, .. } = self;
+        if mirror.is_watched()
+            && let Some((header, packet)) = bytes.split_first_chunk()
+            && let Ok(header) = VirtioHeader::parse(header)
+        {
+            mirror.super_packet(Direction::Out, &header, packet, *now);
+        }
         let packet_len = bytes.len() - VIRTIO_HEADER_LEN;
         counters.device_rx.add(packet_len);
         if transport.send_with(len, *now, &mut |message| tunnel.seal_super(bytes, message, *now)) {
@@ -203,6 +212,9 @@ impl<'r> Sender<'r> {
             bytes += packet.len();
             self.counters.device_rx.add(packet.len());
             self.clamp.apply(packet);
+            if self.mirror.is_watched() {
+                self.mirror.packet(Direction::Out, packet, self.now);
+            }
             match self.packet(packet, checksum) {
                 Ok(()) => {
                     self.counters.network_tx.add(packet.len());

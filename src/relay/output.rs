@@ -1,10 +1,13 @@
 //! The device's side of the inbound pump, and the original's line for each packet.
 
 use std::io::{self, IoSlice};
+use std::time::Instant;
 
 use log::debug;
 
 use super::fit::Clamp;
+use super::mirror::Mirror;
+use crate::control::capture::Direction;
 use crate::counters::{Counters, Drop};
 use crate::device::{Device, WriteOutcome, WriteRefusal};
 use crate::offload::merge::{Batch, Written};
@@ -27,7 +30,9 @@ pub(super) struct Output<'r> {
     pub(super) device: &'r mut Device,
     pub(super) counters: &'r mut Counters,
     pub(super) wire_log: &'r mut Option<WireLog>,
+    pub(super) mirror: &'r mut Mirror,
     pub(super) clamp: Clamp,
+    pub(super) now: Instant,
     /// The end of the device, if it has ended.
     pub(super) result: io::Result<()>,
 }
@@ -39,6 +44,7 @@ impl Output<'_> {
             Opened::Packet(packet, checksum) => {
                 self.counters.network_rx.add(packet.len());
                 self.clamp.apply(packet);
+                self.show(packet);
                 if let Err(packet) = batch.push(packet, checksum) {
                     self.take(batch);
                     // An empty batch takes every packet.
@@ -55,6 +61,7 @@ impl Output<'_> {
                 self.counters.network_rx.add(packet.len());
                 self.counters.joined += 1;
                 self.clamp.apply(&mut packet);
+                self.show(&packet);
                 self.write(&VirtioHeader::default(), &[IoSlice::new(&packet)], 1);
             }
             Opened::Nothing => {}
@@ -72,6 +79,9 @@ impl Output<'_> {
         let Some(header) = header.and_then(|header| split::check_whole(&header, packet, kind).ok()) else {
             return self.counters.drop_one(Drop::BadSuper);
         };
+        if self.mirror.is_watched() {
+            self.mirror.super_packet(Direction::In, &header, packet, self.now);
+        }
         let taken = header.segmentation.is_some_and(|kind| self.device.capabilities().allows(kind));
         if taken && self.write(&header, &[IoSlice::new(packet)], 1) == Written::Done {
             return;
@@ -86,7 +96,15 @@ impl Output<'_> {
 
     /// Writes an answer to what came from the device.
     pub(super) fn answer(&mut self, packet: &[u8]) {
+        self.show(packet);
         self.write(&VirtioHeader::default(), &[IoSlice::new(packet)], 1);
+    }
+
+    /// Shows a packet for the device to who watches.
+    fn show(&mut self, packet: &[u8]) {
+        if self.mirror.is_watched() {
+            self.mirror.packet(Direction::In, packet, self.now);
+        }
     }
 
     /// Writes what has been collected.
