@@ -77,7 +77,7 @@ pub enum Tool {
     Check(crate::tools::check::Check),
     /// List tun and tap devices
     List(crate::tools::list::List),
-    /// Say what the kernel sends into a device
+    /// Say what crosses a running tunnel, or what the kernel sends into a device
     Dump(crate::tools::dump::Dump),
     /// Answer pings to whatever is behind a device
     Echo(crate::tools::echo::Echo),

@@ -295,19 +295,20 @@ fn make_group(member: &str) {
     }
 }
 
-/// Members of the group simpletun see the status without being root; others are told which group to join.
+/// Members of the group simpletun see the status without being root, and no packets; others are told which group to join.
 #[test]
 fn a_member_of_the_group_may_ask_and_another_user_may_not() {
     let lab = Lab::with_test_inside();
     make_group("nobody");
     let _daemon = server(&lab.local, "-i t1 -s");
     assert_eq!(fs::metadata(SOCKET).map(|file| (file.mode() & 0o777, file.gid())).expect("the socket"), (0o660, 4242));
-    let status = |uid: u32| {
+    let ask = |verb: &str, uid: u32| {
         let user = uid.to_string();
         let mut command = lab.local.command("setpriv");
-        command.args(["--reuid", &user, "--regid", &user, "--init-groups", "--", &public_binary(), "status", "t1"]);
+        command.args(["--reuid", &user, "--regid", &user, "--init-groups", "--", &public_binary(), verb, "t1"]);
         outcome(&mut command)
     };
+    let status = |uid| ask("status", uid);
     let (code, text, error) = status(NOBODY);
     assert!(code == 0 && text.starts_with("t1 waiting"), "{text}{error}");
     let (code, _, error) = status(STRANGER);
@@ -318,6 +319,9 @@ fn a_member_of_the_group_may_ask_and_another_user_may_not() {
     let (code, _, error) = status(STRANGER);
     assert!(code == 1 && error.contains("Not permitted"), "{error}");
     assert_eq!(status(NOBODY).0, 0);
+    // It is also the user of the daemon, for want of another.
+    let (code, text, error) = ask("dump", NOBODY);
+    assert!(code == 1 && text.is_empty() && error.contains("only root and the user of the daemon may"), "{error}");
 }
 
 /// Clients that are silent, slow, endless or a thousand do not disturb the tunnel, and others are answered all the while.

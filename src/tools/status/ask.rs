@@ -15,7 +15,7 @@ use crate::control::status::Status;
 use crate::control::{DIRECTORY, socket_of};
 
 /// Time for an answer: a loop that turns needs no second.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest answer, in bytes.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -146,7 +146,11 @@ impl Instance {
         }))
     }
 
-    fn request(&self, verb: &str) -> Result<UnixStream, AskError> {
+    /// Sends a request; the answer is to be read within [`PATIENCE`].
+    ///
+    /// # Errors
+    /// It does not run or may not be asked.
+    pub fn request(&self, verb: &str) -> Result<UnixStream, AskError> {
         let connect = || {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
             // It counts for connect(2), too, which waits while the queue of a stopped daemon is full (unix(7)).
@@ -164,15 +168,23 @@ impl Instance {
     }
 
     fn parse(&self, text: &str) -> Result<Status, AskError> {
-        let wrong = |source: serde_json::Error| AskError::Io { name: self.name.clone(), source: source.into() };
-        let value: Value = serde_json::from_str(text).map_err(wrong)?;
-        if let Some(sentence) = value["error"].as_str() {
-            return Err(AskError::Refused { name: self.name.clone(), sentence: sentence.to_owned() });
-        }
-        serde_json::from_value(value).map_err(wrong)
+        serde_json::from_value(self.value(text)?).map_err(|error| self.sort(error.into()))
     }
 
-    fn sort(&self, error: io::Error) -> AskError {
+    /// Reads a line of an answer.
+    ///
+    /// # Errors
+    /// It says what the daemon has against the question, or is none.
+    pub fn value(&self, text: &str) -> Result<Value, AskError> {
+        let value: Value = serde_json::from_str(text).map_err(|error| self.sort(error.into()))?;
+        match value["error"].as_str() {
+            Some(sentence) => Err(AskError::Refused { name: self.name.clone(), sentence: sentence.to_owned() }),
+            None => Ok(value),
+        }
+    }
+
+    /// What an error of the socket means.
+    pub fn sort(&self, error: io::Error) -> AskError {
         let name = self.name.clone();
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
