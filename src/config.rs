@@ -381,6 +381,8 @@ pub struct NetworkConfig {
     pub mac: Option<[u8; 6]>,
     /// The bridge that it is a port of (tap only).
     pub bridge: Option<DeviceName>,
+    /// Devices of the LAN that become ports of the bridge, which is made for that; none if the bridge is there already.
+    pub lan_ports: Vec<DeviceName>,
     /// Transmit queue length in packets.
     pub tx_queue_len: Option<u32>,
     /// Bring the device up.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use log::{debug, info, warn};
 use nix::unistd::{Group, User};
 
-use crate::config::{Access, Config, ConfigError, ControlChoice, DeviceConfig, LinkConfig, Protocol, Role, Security};
+use crate::config::{Access, Config, ConfigError, DeviceConfig, LinkConfig, Protocol, Role, Security};
 use crate::control;
 use crate::device::Device;
 use crate::device::netchange::{AddressSpec, NetChange, NetError};
@@ -24,6 +24,7 @@ use network::Network;
 use upkeep::Upkeep;
 
 mod link;
+mod mac;
 mod mtu;
 mod network;
 mod reload;
@@ -58,7 +59,9 @@ pub fn run(mut config: Config, reread: &dyn Fn() -> Result<Config, ConfigError>,
     let mut network = Network::new(&name).map_err(|source| NetError::lookup(&name, source))?;
     let result = serve(device, &mut config, &mut network, reread, reduction);
     // What was created has vanished with its configuration, or was made to stay with it.
-    if !created {
+    if created {
+        network.undo_beside();
+    } else {
         network.undo_all();
     }
     helper::finish();
@@ -197,8 +200,8 @@ fn configure(network: &mut Network, device: &Device, config: &Config) -> Result<
 }
 
 /// The changes in the order in which the kernel takes them. A bridge comes with its MTU, which one that was asked for
-/// replaces. Routes need the device up, and so does an IPv6 address with
-/// a peer: added to a device that is down it never gets the route to its peer.
+/// replaces. Routes need the device up, and so does an IPv6 address with a peer: added to a device that is down it never
+/// gets the route to its peer.
 pub fn changes(config: &Config, created: bool) -> Vec<NetChange> {
     let wanted = &config.network;
     let address = |address: &crate::config::InterfaceAddress| AddressSpec {
@@ -207,8 +210,13 @@ pub fn changes(config: &Config, created: bool) -> Vec<NetChange> {
         prefix_len: address.prefix_len,
     };
     let mut changes = Vec::new();
-    changes.extend(wanted.mac.map(NetChange::Mac));
-    changes.extend(wanted.bridge.map(NetChange::Bridge));
+    let mac = wanted.mac.or_else(|| created.then(|| mac::stable(config)).flatten());
+    changes.extend(mac.map(NetChange::Mac));
+    if let Some(bridge) = wanted.bridge {
+        changes.extend(wanted.lan_ports.first().map(|like| NetChange::MakeBridge { bridge, like: *like }));
+        changes.extend(wanted.lan_ports.iter().map(|port| NetChange::LanPort { bridge, port: *port }));
+        changes.push(NetChange::Bridge(bridge));
+    }
     changes.extend(wanted.mtu.or_else(|| mtu::usual(config, created)).map(NetChange::Mtu));
     changes.extend(wanted.tx_queue_len.map(NetChange::TxQueueLen));
     changes.extend(wanted.up.then_some(NetChange::Up));
@@ -217,13 +225,9 @@ pub fn changes(config: &Config, created: bool) -> Vec<NetChange> {
     changes
 }
 
-/// Directories in which the process writes while it runs.
+/// Directories in which the process writes while it runs. Where the control socket is, its name does not matter.
 fn written(config: &Config) -> Vec<PathBuf> {
-    let socket = match &config.control.socket {
-        ControlChoice::Path(path) => path.parent().map(Path::to_owned),
-        ControlChoice::Usual => Some(PathBuf::from(control::DIRECTORY)),
-        ControlChoice::Off => None,
-    };
+    let socket = control::path_of(&config.control.socket, "").and_then(|path| path.parent().map(Path::to_owned));
     config.link.state_dir.iter().cloned().chain(socket).collect()
 }
 

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use common::daemon::{Daemon, refused, server, simpletun, simpletun_as};
+use common::daemon::{Daemon, children_of, refused, server, simpletun, simpletun_as};
 use common::lab::{Lab, NOBODY, Ns, REMOTE};
 use common::line;
 use common::secure::{new_secret, write_key};
@@ -71,17 +71,6 @@ fn assert_capabilities(pid: u32, expected: &str) {
     assert_eq!(status(pid, "NoNewPrivs"), "1");
 }
 
-/// The helper of a daemon.
-#[track_caller]
-fn helper_of(daemon: &Daemon) -> u32 {
-    children(daemon.pid()).into_iter().next().expect("a helper")
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the process runs");
-    list.split_whitespace().map(|pid| pid.parse().expect("a number")).collect()
-}
-
 fn kill(pid: u32, signal: &str) {
     succeed(Command::new("kill").args(["-s", signal, &pid.to_string()]).output().expect("run kill"), "kill");
 }
@@ -129,7 +118,7 @@ fn the_process_that_touches_packets_keeps_no_right_and_its_helper_one(transport:
         assert_eq!(status(pid, "Seccomp"), "2");
         assert_eq!(status(pid, "Uid").split('\t').collect::<Vec<_>>(), ["65534"; 4]);
         assert_eq!(status(pid, "Groups"), "");
-        let helper = helper_of(daemon);
+        let helper = daemon.helper();
         assert_capabilities(helper, NET_ADMIN);
         assert_eq!(status(helper, "Seccomp"), "2");
     }
@@ -275,7 +264,7 @@ fn a_configuration_from_a_pipe_is_read_once_and_reloaded_from_memory() {
 fn a_killed_daemon_leaves_an_existing_device_as_it_was(transport: &str) {
     let lab = Lab::new();
     let (mut near, _far) = pair(&lab, transport, "--route 10.99.0.0/16");
-    let helper = helper_of(&near);
+    let helper = near.helper();
     near.kill();
     gone(helper);
     assert_as_before(&lab.local);
@@ -292,7 +281,7 @@ fn a_daemon_without_rights_runs_on_a_device_that_was_made_for_it(transport: &str
     far.wait_for(line::LISTENING);
     assert_eq!(status(far.pid(), "NoNewPrivs"), "1");
     assert_eq!(status(far.pid(), "Seccomp"), "2");
-    assert_eq!(children(far.pid()), [0; 0]);
+    assert_eq!(children_of(far.pid()), [0; 0]);
     let near = simpletun(&lab.local, &format!("-i t1 -c {REMOTE} {transport} --address {NEAR}/24"));
     near.wait_for(line::DEVICE);
     lab.local.ping_until_answered(FAR, DEADLINE);
@@ -312,7 +301,7 @@ fn a_daemon_without_rights_runs_its_hooks() {
     fs::write("/run/link.toml", text).expect("write the file");
     let mut far = simpletun_as(NOBODY, &lab.remote, "--config /run/link.toml");
     far.wait_for(line::LISTENING);
-    assert_capabilities_held(helper_of(&far), NOTHING);
+    assert_capabilities_held(far.helper(), NOTHING);
     let _near = simpletun(&lab.local, &format!("-i t1 -c {REMOTE} --address {NEAR}/24"));
     wait_until(DEADLINE, "the hook link-up", || fs::exists("/run/told/link-up").expect("look"));
     far.terminate();
@@ -342,7 +331,7 @@ fn hooks_can_configure_the_network_and_nothing_else() {
     assert!(!rights.contains("unshared"), "{rights}");
     assert!(lab.local.run("ip route").contains("10.77.0.0/16 dev tun3"));
     assert!(lab.local.run("ip link show dev tun9").contains(",UP"));
-    assert_eq!(status(helper_of(&near), "Seccomp"), "2");
+    assert_eq!(status(near.helper(), "Seccomp"), "2");
 }
 
 /// Who starts programs is there from the start on, or not at all.
@@ -366,7 +355,7 @@ fn first_hooks_that_come_by_a_reload_wait_for_a_restart() {
 fn a_daemon_whose_helper_is_killed_ends_with_a_reason_and_the_next_one_cleans_up() {
     let lab = Lab::new();
     let (mut near, _far) = pair(&lab, "", "--route 10.99.0.0/16");
-    kill(helper_of(&near), "KILL");
+    kill(near.helper(), "KILL");
     assert_eq!(near.wait_exit(), 1, "{}", near.text());
     assert!(near.said("helper process") && near.said("has ended"), "{}", near.text());
     assert!(lab.local.run("ip -br addr show dev tun3").contains(NEAR), "nobody was left to take it back");
@@ -391,10 +380,8 @@ fn cleanup_takes_back_what_a_killed_pair_has_left() {
     assert!(code == Some(1) && said.contains("still running"), "{said}");
     lab.local.ping(FAR, 1, 56);
 
-    let helper = helper_of(&near);
-    kill(helper, "STOP");
-    near.kill();
-    kill(helper, "KILL");
+    let helper = near.helper();
+    near.kill_with_helper();
     gone(helper);
     assert!(lab.local.run("ip route").contains("10.99.0.0/16"));
     fs::write("/run/link.toml", format!("security = \"plain\"\ninterface = \"tun3\"\nconnect = \"{REMOTE}\"\n"))
@@ -461,7 +448,7 @@ fn a_low_port_is_listened_on_without_rights_and_again_after_a_reload() {
     };
     write(700);
     let far = server(&lab.remote, "--config /run/link.toml");
-    assert_capabilities(helper_of(&far), NET_ADMIN_AND_BIND);
+    assert_capabilities(far.helper(), NET_ADMIN_AND_BIND);
     lab.remote.wait_for_listener(700);
     write(701);
     far.signal("HUP");

@@ -5,8 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest name in bytes: `IFNAMSIZ` of `linux/if.h` without the zero at the end.
-const MAX_LEN: usize = 15;
+use super::MAX_NAME_LEN;
 
 /// Name of a network device as the kernel takes it (`dev_valid_name` of `net/core/dev.c`): 1 to 15 bytes without slash,
 /// colon and white space, and neither `.` nor `..`.
@@ -14,7 +13,7 @@ const MAX_LEN: usize = 15;
 #[serde(try_from = "String", into = "String")]
 pub struct DeviceName {
     /// Filled up with zeroes, which no name has.
-    bytes: [u8; MAX_LEN],
+    bytes: [u8; MAX_NAME_LEN],
 }
 
 /// The text is no name of a device.
@@ -26,7 +25,7 @@ impl DeviceName {
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        let len = self.bytes.iter().position(|byte| *byte == 0).unwrap_or(MAX_LEN);
+        let len = self.bytes.iter().position(|byte| *byte == 0).unwrap_or(MAX_NAME_LEN);
         self.bytes.get(..len).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 }
@@ -39,7 +38,7 @@ impl FromStr for DeviceName {
         if text.is_empty() || text.chars().any(is_bad) || [".", ".."].contains(&text) {
             return Err(NotAName);
         }
-        let mut bytes = [0; MAX_LEN];
+        let mut bytes = [0; MAX_NAME_LEN];
         bytes.get_mut(..text.len()).ok_or(NotAName)?.copy_from_slice(text.as_bytes());
         Ok(Self { bytes })
     }

@@ -197,7 +197,7 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", help_heading = "Device")]
     pub mtu: Option<Text>,
 
-    /// MAC address of a tap device
+    /// MAC address of a tap device [default: of one that is created, the same at every start]
     #[arg(long, value_name = "MAC", help_heading = "Device")]
     pub mac: Option<Text>,
 
@@ -227,6 +227,11 @@ pub struct Options {
     /// Bridge that the tap becomes a port of, with the bridge's MTU, as long as the daemon runs
     #[arg(long, value_name = "IFNAME", help_heading = "Device")]
     pub bridge: Option<Text>,
+
+    /// Make the bridge, with this device of the LAN as a port (repeatable): its addresses and routes become the bridge's,
+    /// without interrupting connections, and go back when the daemon ends
+    #[arg(long, value_name = "IFNAME", help_heading = "Device")]
+    pub bridge_create: Vec<Text>,
 
     /// Bring the device up
     #[arg(long, help_heading = "Device")]
@@ -454,6 +459,7 @@ impl Options {
             offload: flags.offload.or(self.offload),
             carrier: flags.carrier.or(self.carrier),
             bridge: flags.bridge.or(self.bridge),
+            bridge_create: first_given(flags.bridge_create, self.bridge_create),
             up: flags.up || self.up,
             persist: flags.persist || self.persist,
             owner: flags.owner.or(self.owner),

@@ -282,6 +282,7 @@ fn network(options: &Options, kind: LinkLayer) -> Result<NetworkConfig, ConfigEr
         routes,
         mtu,
         mac,
+        lan_ports: lan_ports(options, bridge)?,
         bridge,
         tx_queue_len: options
             .txqueuelen
@@ -293,7 +294,7 @@ fn network(options: &Options, kind: LinkLayer) -> Result<NetworkConfig, ConfigEr
 
 /// The bridge that the device joins. Its port has no address: what comes in by a port is the bridge's.
 fn bridge(text: &str, options: &Options, kind: LinkLayer) -> Result<DeviceName, ConfigError> {
-    let name = text.parse().map_err(|error: NotAName| ConfigError::value("bridge", text, error.to_string()))?;
+    let name = device_name("bridge", text)?;
     if kind == LinkLayer::Tun {
         return Err(ConfigError::value("bridge", text, "a tun device has no Ethernet header; use tap"));
     }
@@ -305,6 +306,41 @@ fn bridge(text: &str, options: &Options, kind: LinkLayer) -> Result<DeviceName, 
         ))),
         None => Ok(name),
     }
+}
+
+/// The devices that a bridge is made of.
+fn lan_ports(options: &Options, bridge: Option<DeviceName>) -> Result<Vec<DeviceName>, ConfigError> {
+    let Some(first) = options.bridge_create.first() else { return Ok(Vec::new()) };
+    let Some(bridge) = bridge else {
+        return Err(ConfigError::Combination(format!(
+            "Option bridge-create ({:?}) does not say how the bridge is called: add bridge, for example --bridge br0",
+            first.0
+        )));
+    };
+    if options.persist {
+        return Err(ConfigError::Combination(format!(
+            "Option bridge-create ({:?}) cannot be combined with persist: the bridge goes when the daemon ends; make one \
+             that stays with the network configuration of this host, and name it by bridge alone",
+            first.0
+        )));
+    }
+    let mut ports = Vec::with_capacity(options.bridge_create.len());
+    for text in &options.bridge_create {
+        let port = device_name("bridge-create", &text.0)?;
+        let own = options.interface.as_ref().is_some_and(|own| own.0 == port.as_str());
+        if own || port == bridge || ports.contains(&port) {
+            let problem = if own {
+                "it is the tunnel's own device, which joins the bridge by itself; name a device of the LAN"
+            } else if port == bridge {
+                "it is the bridge itself; name a device of the LAN"
+            } else {
+                "it is named twice; name each device once"
+            };
+            return Err(ConfigError::value("bridge-create", &text.0, problem));
+        }
+        ports.push(port);
+    }
+    Ok(ports)
 }
 
 /// Joins `--address`, `--netmask` and `--peer-address`. Mask and peer belong to the first address of their family.
@@ -381,6 +417,11 @@ pub(super) fn interface_name(option: &'static str, name: &str) -> Result<String,
         return Ok(name.to_owned());
     };
     Err(ConfigError::value(option, name, problem))
+}
+
+fn device_name(option: &'static str, name: &str) -> Result<DeviceName, ConfigError> {
+    let name = interface_name(option, name)?;
+    name.parse().map_err(|error: NotAName| ConfigError::value(option, &name, error.to_string()))
 }
 
 pub(super) fn account(option: &'static str, text: &Text) -> Result<String, ConfigError> {

@@ -64,8 +64,17 @@ impl Network {
 
     /// As [`NetConfig::undo_all`].
     pub fn undo_all(&mut self) {
+        self.undo(NetConfig::undo_all);
+    }
+
+    /// As [`NetConfig::undo_beside`]. A helper knows by itself what goes with the device.
+    pub fn undo_beside(&mut self) {
+        self.undo(NetConfig::undo_beside);
+    }
+
+    fn undo(&mut self, own: impl FnOnce(&mut NetConfig)) {
         match self.helper.map(Client::take_back) {
-            None => self.own.undo_all(),
+            None => own(&mut self.own),
             Some(Ok(())) => {}
             Some(Err(error)) => {
                 warn!("{error:#}: what was configured on the device stays, 'simpletun cleanup' removes it")

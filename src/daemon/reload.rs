@@ -166,7 +166,7 @@ impl Plan {
     }
 
     fn compare_networks(&mut self, old: &NetworkConfig, new: &NetworkConfig) {
-        let NetworkConfig { addresses, routes, mtu, mac, bridge, tx_queue_len, up, carrier } = old;
+        let NetworkConfig { addresses, routes, mtu, mac, bridge, lan_ports, tx_queue_len, up, carrier } = old;
         note(
             &mut self.applied,
             [
@@ -175,6 +175,7 @@ impl Plan {
                 ("mtu", *mtu != new.mtu),
                 ("mac", *mac != new.mac),
                 ("bridge", *bridge != new.bridge),
+                ("bridge-create", *lan_ports != new.lan_ports),
                 ("txqueuelen", *tx_queue_len != new.tx_queue_len),
                 ("up", *up != new.up),
                 ("carrier", *carrier != new.carrier),

@@ -87,7 +87,8 @@ impl Upkeep {
 pub fn kept(config: &Config) -> Vec<NetChange> {
     let is_kept = |change: &NetChange| match change {
         NetChange::Mtu(_) => config.network.mtu.is_some(),
-        NetChange::Bridge(_) | NetChange::Address(_) | NetChange::Route(_) => true,
+        NetChange::MakeBridge { .. } | NetChange::LanPort { .. } | NetChange::Bridge(_) => true,
+        NetChange::Address(_) | NetChange::Route(_) => true,
         NetChange::Up | NetChange::Mac(_) | NetChange::TxQueueLen(_) | NetChange::GsoMaxSize(_) => false,
     };
     super::changes(config, false).into_iter().filter(is_kept).collect()

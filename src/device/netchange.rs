@@ -1,9 +1,10 @@
 //! Changes to one network device, and how they are undone.
 //!
 //! Everything the daemon does to a device is a [`NetChange`], applied through a [`NetConfig`], which remembers what it
-//! really changed and takes exactly that back. This file knows which request makes a change. What
-//! there is to change stands in `netchange/change.rs`, what a refusal means to an operator in `netchange/error.rs`, how
-//! what was changed outlives the process in `netchange/journal.rs`, how the present state is read in `netlink.rs`.
+//! really changed and takes exactly that back. This file knows which request makes a change. What there is to change
+//! stands in `netchange/change.rs`, bridges and their ports in `netchange/bridge.rs`, what a refusal means to an operator
+//! in `netchange/error.rs`, how what was changed outlives the process in `netchange/journal.rs`, how the present state is
+//! read in `netlink.rs`.
 
 use std::io;
 use std::mem;
@@ -17,6 +18,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, Rou
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+mod bridge;
 mod change;
 mod error;
 mod journal;
@@ -52,11 +54,20 @@ struct Applied {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Undo {
-    /// Of the bridge with this index, unless the device is in another one by now.
+    /// Unless the device is in another bridge by now.
     LeaveBridge {
-        bridge: u32,
+        bridge: DeviceName,
         former: Option<u32>,
         mtu: u32,
+    },
+    /// The one with this index.
+    RemoveBridge(u32),
+    /// The port is told by its index; `brought` if its addresses are the bridge's now.
+    ReleasePort {
+        bridge: DeviceName,
+        port: u32,
+        was_up: bool,
+        brought: bool,
     },
     Down,
     Mtu(u32),
@@ -65,6 +76,13 @@ enum Undo {
     GsoMaxSize(u32),
     RemoveAddress(AddressSpec),
     RemoveRoute(IpNet),
+}
+
+impl Undo {
+    /// True for what was done to other devices than the tunnel's, and stays when that goes.
+    fn is_beside(&self) -> bool {
+        matches!(self, Self::RemoveBridge(_) | Self::ReleasePort { .. })
+    }
 }
 
 impl NetConfig {
@@ -109,9 +127,12 @@ impl NetConfig {
             Err(error) => return Err(NetError::explain(&change, &self.device, self.index, &mut self.netlink, error)),
         };
         log::debug!("set {change} on {}", self.device);
-        // A change made again, because somebody else had taken it back, still goes back to what was there at first.
-        if !self.applied.iter().any(|applied| applied.change == change) {
-            self.applied.push(Applied { change, undo });
+        match self.applied.iter_mut().find(|applied| applied.change == change) {
+            None => self.applied.push(Applied { change, undo }),
+            // Another bridge of the same name.
+            Some(applied) if matches!(undo, Undo::RemoveBridge(_)) => applied.undo = undo,
+            // Made again, because somebody else had taken it back, it still goes back to what was there at first.
+            Some(_) => {}
         }
         Ok(())
     }
@@ -178,6 +199,13 @@ impl NetConfig {
         }
     }
 
+    /// As [`Self::undo_all`], but only what was done to other devices than this one: for one that has gone, or will go,
+    /// with its configuration.
+    pub fn undo_beside(&mut self) {
+        self.applied.retain(|applied| applied.undo.is_beside());
+        self.undo_all();
+    }
+
     /// Takes the device down at once. Not a change to be taken back; the kernel forgets the routes through the device.
     ///
     /// # Errors
@@ -201,11 +229,14 @@ impl NetConfig {
         {
             return Err(Errno::EINVAL.into());
         }
+        self.may_make(change)?;
         if self.is_in_effect(change)? {
             return Ok(None);
         }
         let undo = match change {
-            NetChange::Bridge(bridge) => self.join(bridge, &link)?,
+            NetChange::MakeBridge { bridge, like } => self.make_bridge(*bridge, like)?,
+            NetChange::LanPort { bridge, port } => self.take_port(*bridge, port)?,
+            NetChange::Bridge(bridge) => self.join(*bridge, &link)?,
             NetChange::Up => {
                 self.set_state(State::Up)?;
                 Undo::Down
@@ -216,7 +247,7 @@ impl NetConfig {
             }
             NetChange::Mac(mac) => {
                 let previous = link.mac.ok_or(Errno::EOPNOTSUPP)?;
-                self.set_mac(*mac, &link)?;
+                self.set_mac(*mac)?;
                 Undo::Mac(previous)
             }
             NetChange::TxQueueLen(packets) => {
@@ -242,11 +273,12 @@ impl NetConfig {
     fn is_in_effect(&mut self, change: &NetChange) -> io::Result<bool> {
         let link = self.current()?;
         Ok(match change {
-            NetChange::Bridge(bridge) => match self.netlink.link(bridge.as_str()) {
-                Ok(bridge) => link.controller == Some(bridge.index),
-                Err(error) if errno_of(&error) == Errno::ENODEV => false,
-                Err(error) => return Err(error),
-            },
+            NetChange::MakeBridge { bridge, .. } => self.named(bridge)?.is_some(),
+            NetChange::LanPort { bridge, port } => {
+                let port = self.named(port)?;
+                self.is_port(port.as_ref(), bridge)?
+            }
+            NetChange::Bridge(bridge) => self.is_port(Some(&link), bridge)?,
             NetChange::Up => link.is_up,
             NetChange::Mtu(bytes) => link.mtu == *bytes,
             NetChange::Mac(mac) => link.mac == Some(*mac),
@@ -258,28 +290,6 @@ impl NetConfig {
             // Asked before trying: IPv6 would accept it a second time beside the kernel's own, with another metric.
             NetChange::Route(destination) => self.netlink.routes_through(link.index)?.contains(destination),
         })
-    }
-
-    fn join(&mut self, bridge: &DeviceName, link: &Link) -> io::Result<Undo> {
-        let bridge = match self.netlink.link(bridge.as_str()) {
-            Ok(bridge) if bridge.kind.as_deref() == Some("bridge") => bridge,
-            Ok(_) => return Err(Errno::EOPNOTSUPP.into()),
-            // It is not our device that is missing.
-            Err(error) if errno_of(&error) == Errno::ENODEV => return Err(Errno::ENXIO.into()),
-            Err(error) => return Err(error),
-        };
-        if link.mtu != bridge.mtu {
-            self.set_attribute(LinkAttribute::Mtu(bridge.mtu))?;
-        }
-        self.set_attribute(LinkAttribute::Controller(bridge.index))?;
-        Ok(Undo::LeaveBridge { bridge: bridge.index, former: link.controller, mtu: link.mtu })
-    }
-
-    fn leave(&mut self, link: &Link, bridge: u32, former: Option<u32>, mtu: u32) -> io::Result<()> {
-        if link.controller == Some(bridge) {
-            self.set_attribute(LinkAttribute::Controller(former.unwrap_or_default()))?;
-        }
-        self.set_attribute(LinkAttribute::Mtu(mtu))
     }
 
     fn add_address(&mut self, spec: AddressSpec) -> io::Result<()> {
@@ -306,12 +316,16 @@ impl NetConfig {
     }
 
     fn revert(&mut self, undo: &Undo) -> io::Result<()> {
-        let link = self.current()?;
+        if !undo.is_beside() {
+            self.current()?;
+        }
         match undo {
-            Undo::LeaveBridge { bridge, former, mtu } => self.leave(&link, *bridge, *former, *mtu),
+            Undo::LeaveBridge { bridge, former, mtu } => self.leave(bridge, *former, *mtu),
+            Undo::RemoveBridge(index) => self.remove_bridge(*index),
+            Undo::ReleasePort { bridge, port, was_up, brought } => self.release_port(bridge, *port, *was_up, *brought),
             Undo::Down => self.set_state(State::Down),
             Undo::Mtu(bytes) => self.set_attribute(LinkAttribute::Mtu(*bytes)),
-            Undo::Mac(mac) => self.set_mac(*mac, &link),
+            Undo::Mac(mac) => self.set_mac(*mac),
             Undo::TxQueueLen(packets) => self.set_attribute(LinkAttribute::TxQueueLen(*packets)),
             Undo::GsoMaxSize(bytes) => self.set_attribute(LinkAttribute::GsoMaxSize(*bytes)),
             Undo::RemoveAddress(spec) => {
@@ -338,10 +352,10 @@ impl NetConfig {
         Ok(link)
     }
 
-    fn set_mac(&mut self, mac: [u8; 6], link: &Link) -> io::Result<()> {
+    fn set_mac(&mut self, mac: [u8; 6]) -> io::Result<()> {
         let attribute = LinkAttribute::Address(mac.to_vec());
         match self.set_attribute(attribute.clone()) {
-            Err(error) if link.is_up && errno_of(&error) == Errno::EBUSY => {}
+            Err(error) if errno_of(&error) == Errno::EBUSY && self.current()?.is_up => {}
             done => return done,
         }
         // Drivers without live address change accept one while the device is down only.
@@ -352,7 +366,11 @@ impl NetConfig {
     }
 
     fn set_state(&mut self, state: State) -> io::Result<()> {
-        let mut message = self.link_message();
+        self.set_state_of(self.index, state)
+    }
+
+    fn set_state_of(&mut self, index: u32, state: State) -> io::Result<()> {
+        let mut message = link_message(index);
         message.header.change_mask = LinkFlags::Up;
         message.header.flags = match state {
             State::Up => LinkFlags::Up,
@@ -362,16 +380,20 @@ impl NetConfig {
     }
 
     fn set_attribute(&mut self, attribute: LinkAttribute) -> io::Result<()> {
-        let mut message = self.link_message();
+        self.set_attribute_of(self.index, attribute)
+    }
+
+    fn set_attribute_of(&mut self, index: u32, attribute: LinkAttribute) -> io::Result<()> {
+        let mut message = link_message(index);
         message.attributes.push(attribute);
         self.netlink.change(RouteNetlinkMessage::SetLink(message), 0)
     }
+}
 
-    fn link_message(&self) -> LinkMessage {
-        let mut message = LinkMessage::default();
-        message.header.index = self.index;
-        message
-    }
+fn link_message(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
 }
 
 #[derive(Clone, Copy)]

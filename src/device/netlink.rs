@@ -158,6 +158,25 @@ impl Netlink {
         Ok(answers.iter().filter_map(address_from).collect())
     }
 
+    /// The addresses of one device as the kernel tells them, with all there is to say about each.
+    pub(super) fn addresses_of(&mut self, index: u32) -> io::Result<Vec<AddressMessage>> {
+        let answers = self.socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| as_address(answer).filter(|message| message.header.index == index))
+            .collect())
+    }
+
+    /// The routes through one device, in all tables, as the kernel tells them. One over several devices is none.
+    pub(super) fn routes_of(&mut self, index: u32) -> io::Result<Vec<RouteMessage>> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let answers = self.routes(family, RouteHeader::RT_TABLE_UNSPEC, Some(index))?.into_iter();
+            routes.extend(answers.filter_map(as_route).filter(|route| output_of(route) == Some(index)));
+        }
+        Ok(routes)
+    }
+
     /// Destinations of the unicast routes of the main table, both families, that leave through one device.
     ///
     /// # Errors
@@ -241,17 +260,26 @@ impl Netlink {
     }
 
     fn main_routes(&mut self, family: AddressFamily, output: Option<u32>) -> io::Result<Vec<Route>> {
-        let mut question = RouteMessage::default();
-        question.header.address_family = family;
-        question.header.table = RouteHeader::RT_TABLE_MAIN;
-        question.attributes.extend(output.map(RouteAttribute::Oif));
-        let answers = match self.socket.dump(RouteNetlinkMessage::GetRoute(question)) {
-            // With strict checking, a table that has never held a route is an error (net/ipv4/fib_frontend.c).
-            Err(error) if errno_of(&error) == Errno::ENOENT => return Ok(Vec::new()),
-            answers => answers?,
-        };
+        let answers = self.routes(family, RouteHeader::RT_TABLE_MAIN, output)?;
         // A kernel without IPv6 answers for every family it has instead of refusing.
         Ok(answers.iter().filter_map(|answer| route_from(answer, family)).collect())
+    }
+
+    fn routes(
+        &mut self,
+        family: AddressFamily,
+        table: u8,
+        output: Option<u32>,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        question.header.table = table;
+        question.attributes.extend(output.map(RouteAttribute::Oif));
+        match self.socket.dump(RouteNetlinkMessage::GetRoute(question)) {
+            // With strict checking, a table that has never held a route is an error (net/ipv4/fib_frontend.c).
+            Err(error) if errno_of(&error) == Errno::ENOENT => Ok(Vec::new()),
+            answers => answers,
+        }
     }
 }
 
@@ -284,6 +312,20 @@ pub(super) fn family_of(address: IpAddr) -> AddressFamily {
 fn as_link(message: &RouteNetlinkMessage) -> Option<&LinkMessage> {
     match message {
         RouteNetlinkMessage::NewLink(link) => Some(link),
+        _ => None,
+    }
+}
+
+fn as_address(message: RouteNetlinkMessage) -> Option<AddressMessage> {
+    match message {
+        RouteNetlinkMessage::NewAddress(address) => Some(address),
+        _ => None,
+    }
+}
+
+fn as_route(message: RouteNetlinkMessage) -> Option<RouteMessage> {
+    match message {
+        RouteNetlinkMessage::NewRoute(route) => Some(route),
         _ => None,
     }
 }

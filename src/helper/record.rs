@@ -1,8 +1,9 @@
-//! What is left to do if both processes are killed: a file for each device that was not created by its daemon, with
-//! what was changed on it.
+//! What is left to do if both processes are killed: a file for each device, with what was changed on it, or beside it if
+//! the daemon has created it.
 //!
 //! The file is replaced in one step and holds a lock while its writer lives. One that somebody else than root could have
-//! written is refused: it tells what to change about a device.
+//! written is refused: it tells what to change about a device. About devices that are none of tunnels only root's is
+//! believed, or the configuration.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -13,6 +14,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
+use crate::daemon;
 use crate::device::netchange::{Journal, NetConfig};
 
 /// Where the records of a daemon that is not started as root are: a place that is empty after a restart of the machine,
@@ -106,22 +109,25 @@ impl Record {
     }
 }
 
-/// Takes back what a killed daemon has left on the device of this name. Returns false if there is no record of it.
+/// Takes back what a killed daemon has left on the device of this name, and beside it if the configuration asks for it or
+/// the record is root's. Returns false if there is no record of it.
 ///
 /// # Errors
 /// The daemon still runs, or the record cannot be believed. Changes that cannot be taken back are logged.
-pub fn clean_up(device: &str) -> Result<bool, RecordError> {
+pub fn clean_up(device: &str, config: Option<&Config>) -> Result<bool, RecordError> {
     let mut found = false;
     for directory in [DIRECTORY, ROOT_DIRECTORY] {
-        found |= clean_up_in(Path::new(directory), device)?;
+        found |= clean_up_in(Path::new(directory), device, config)?;
     }
     Ok(found)
 }
 
-fn clean_up_in(directory: &Path, device: &str) -> Result<bool, RecordError> {
-    let Some((_lock, path, journal)) = find(directory, device)? else { return Ok(false) };
+fn clean_up_in(directory: &Path, device: &str, config: Option<&Config>) -> Result<bool, RecordError> {
+    let Some((lock, path, journal)) = find(directory, device)? else { return Ok(false) };
     // Whoever may write it is in charge of tun and tap devices, and of no other.
-    if !journal.is_of_tun() {
+    let is_roots = lock.metadata().is_ok_and(|metadata| metadata.uid() == 0);
+    let named = config.map(|config| daemon::changes(config, true)).unwrap_or_default();
+    if !journal.is_of_tun() || !(is_roots || journal.beside().all(|change| named.contains(change))) {
         return Err(RecordError::Untrusted(path));
     }
     NetConfig::resume(journal).map_err(|error| RecordError::Unreadable(path.clone(), error))?.undo_all();

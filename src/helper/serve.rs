@@ -143,11 +143,6 @@ struct Server {
 
 impl Server {
     fn new(helper: &Helper, cli: Cli, text: Option<String>) -> Result<Self> {
-        match record::clean_up(&helper.device) {
-            Ok(true) => info!("took back what a former run had left on the device {}", helper.device),
-            Ok(false) => {}
-            Err(error) => warn!("{error}; going on without it"),
-        }
         let network = NetConfig::new(&helper.device).map_err(|error| NetError::lookup(&helper.device, error))?;
         if network.index() != helper.index {
             bail!("The device {} is another one by now", helper.device);
@@ -167,6 +162,11 @@ impl Server {
             record: Record::of(&helper.device),
         };
         server.read(text.as_deref())?;
+        match record::clean_up(&helper.device, server.configs.last()) {
+            Ok(true) => info!("took back what a former run had left on the device {}", helper.device),
+            Ok(false) => {}
+            Err(error) => warn!("{error}; going on without it"),
+        }
         let choice = server.configs.first().map(|config| config.control.socket.clone()).unwrap_or_default();
         server.control_socket = control::path_of(&choice, &instance.unwrap_or_else(|| helper.device.clone()));
         Ok(server)
@@ -174,6 +174,8 @@ impl Server {
 
     /// Keeps what requests need, and nothing else.
     fn reduce(&self) -> Result<()> {
+        // What is read for them once is out of reach later.
+        self.configs.iter().for_each(|config| drop(changes(config, self.created)));
         let binds_low = self.configs.iter().any(|config| (1..FIRST_FREE_PORT).contains(&config.link.bind.port));
         let low = binds_low.then_some(Capability::CAP_NET_BIND_SERVICE);
         let kept = std::iter::once(Capability::CAP_NET_ADMIN).chain(low).collect();
@@ -208,7 +210,9 @@ impl Server {
 
     /// Takes back what was configured, unless it has gone with the device or stays with it.
     fn take_back(&mut self) {
-        if !self.created {
+        if self.created {
+            self.network.undo_beside();
+        } else {
             self.network.undo_all();
         }
         self.record.remove();
@@ -252,10 +256,10 @@ impl Server {
             return Answer::Refused(NetError::forbidden(change, self.network.device()).into());
         }
         let made = make(&mut self.network);
-        // What was created needs no record: nothing of it is left when both processes are gone.
-        if !self.created
-            && let Err(error) = self.record.save(&self.network.journal())
-        {
+        // What was created needs no record for itself: nothing of it is left when both processes are gone.
+        let journal = self.network.journal();
+        let journal = if self.created { journal.only_beside() } else { journal };
+        if let Err(error) = self.record.save(&journal) {
             debug!("cannot write down what was changed: {error}");
         }
         made.map_or_else(|error| Answer::Refused(error.into()), |()| Answer::Done)

@@ -27,26 +27,31 @@ impl Cleanup {
     /// # Errors
     /// The tunnel still runs, its record cannot be believed, or the name or the file is wrong (a [`ConfigError`]).
     pub fn run(&self) -> Result<()> {
-        let (name, socket) = match (&self.name, &self.config) {
-            (Some(name), _) => (name.clone(), control::path_of(&ControlChoice::Usual, name)),
+        let (name, config, socket) = match (&self.name, &self.config) {
+            (Some(name), _) => (name.clone(), None, control::path_of(&ControlChoice::Usual, name)),
             (None, Some(file)) => {
                 let options = Options::from_file(file)?;
-                (options.interface_name().ok_or(ConfigError::NoInterface)?, socket_of(file, options))
+                let name = options.interface_name().ok_or(ConfigError::NoInterface)?;
+                let config = config_of(options);
+                let socket = config.as_ref().and_then(|config| socket_of(file, config));
+                (name, config, socket)
             }
             (None, None) => return Err(ConfigError::NoInterface.into()),
         };
         let name = config::device_name(&name)?;
-        record::clean_up(&name).context("Cannot take back what was left")?;
+        record::clean_up(&name, config.as_ref()).context("Cannot take back what was left")?;
         // One that somebody listens at stays.
         socket.iter().for_each(|socket| control::remove_dead_socket(socket));
         Ok(())
     }
 }
 
-/// The control socket of the tunnel of this file. A mistake in the file is not told here: whoever starts the tunnel is.
-fn socket_of(file: &Path, options: Options) -> Option<PathBuf> {
-    let instance = file.file_stem()?.to_string_lossy();
-    let config =
-        Config::new(&options.without_protection(), &resolve::service_port, &KeyFiles::from_environment()).ok()?;
-    control::path_of(&config.control.socket, &instance)
+/// What a file asks for. A mistake in it is not told here: whoever starts the tunnel is.
+fn config_of(options: Options) -> Option<Config> {
+    Config::new(&options.without_protection(), &resolve::service_port, &KeyFiles::from_environment()).ok()
+}
+
+/// The control socket of the tunnel of this file.
+fn socket_of(file: &Path, config: &Config) -> Option<PathBuf> {
+    control::path_of(&config.control.socket, &file.file_stem()?.to_string_lossy())
 }

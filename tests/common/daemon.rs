@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::lab::Ns;
 use super::line;
-use super::wait::{DEADLINE, exit_of};
+use super::wait::{DEADLINE, exit_of, succeed};
 
 /// A running program; killed when dropped, and what it said is shown when the test fails.
 pub struct Daemon {
@@ -195,6 +195,21 @@ impl Daemon {
         self.child.id()
     }
 
+    /// The process that keeps the right to configure the network for it.
+    #[track_caller]
+    pub fn helper(&self) -> u32 {
+        children_of(self.pid()).into_iter().next().expect("a helper")
+    }
+
+    /// Ends it and its helper as if at once: neither sees the other go.
+    pub fn kill_with_helper(&mut self) {
+        let helper = self.helper().to_string();
+        for (signal, pid) in [("STOP", helper.clone()), ("KILL", self.pid().to_string()), ("KILL", helper)] {
+            succeed(Command::new("kill").args(["-s", signal, &pid]).output().expect("run kill"), "kill");
+        }
+        self.wait_status();
+    }
+
     pub fn usage(&self) -> Usage {
         let pid = self.child.id();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("process runs");
@@ -273,6 +288,13 @@ impl Log {
         // A wait that fails panics with the lock held; the lines are whole all the same.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The processes that a process has started itself.
+#[track_caller]
+pub fn children_of(pid: u32) -> Vec<u32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the process runs");
+    list.split_whitespace().map(|pid| pid.parse().expect("a number")).collect()
 }
 
 /// A copy of the binary that every user may run, wherever the build directory is.

@@ -12,6 +12,22 @@ use crate::device::netlink::InterfaceAddress;
 /// One change to a network device, with its undo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetChange {
+    /// Make a bridge with the MAC address of the device `like`, so that hosts that have talked to that one find the
+    /// bridge in its place, and set it up. Undone by deleting it.
+    MakeBridge {
+        /// Its name, which no device may have yet.
+        bridge: DeviceName,
+        /// Its first port.
+        like: DeviceName,
+    },
+    /// Make another device, one of the LAN, a port of this bridge and set it up. Its addresses and routes become the
+    /// bridge's, but for the link-local addresses of IPv6. Undone by moving them back: all that the bridge has by then.
+    LanPort {
+        /// The bridge, made by [`Self::MakeBridge`].
+        bridge: DeviceName,
+        /// The device.
+        port: DeviceName,
+    },
     /// Make the device a port of this bridge. It gets the bridge's MTU before, for a bridge takes the smallest of its
     /// ports. Undone by taking it out, back into what it was a port of.
     Bridge(DeviceName),
@@ -50,6 +66,8 @@ impl NetChange {
 impl fmt::Display for NetChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::MakeBridge { bridge, .. } => write!(f, "new bridge {bridge}"),
+            Self::LanPort { bridge, port } => write!(f, "port {port} of the bridge {bridge}"),
             Self::Bridge(bridge) => write!(f, "bridge {bridge}"),
             Self::Up => write!(f, "state up"),
             Self::Mtu(bytes) => write!(f, "MTU {bytes}"),

@@ -25,6 +25,12 @@ pub enum NetError {
     /// The device could not be looked up, so that nothing was tried; made by [`Self::lookup`].
     #[error("Cannot find device {device}")]
     Lookup { device: String, errno: Errno, source: io::Error },
+    /// The bridge could not be made.
+    #[error("Cannot make the bridge {bridge}{advice}")]
+    MakeBridge { device: String, bridge: DeviceName, like: DeviceName, advice: String, errno: Errno, source: io::Error },
+    /// The device of the LAN could not become a port of the bridge.
+    #[error("Cannot put {port} into the bridge {bridge}{advice}")]
+    LanPort { device: String, bridge: DeviceName, port: DeviceName, advice: String, errno: Errno, source: io::Error },
     /// The device could not become a port of the bridge.
     #[error("Cannot put {device} into the bridge {bridge}{advice}")]
     Bridge { device: String, bridge: DeviceName, advice: String, errno: Errno, source: io::Error },
@@ -57,6 +63,8 @@ impl NetError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::Lookup { errno, .. }
+            | Self::MakeBridge { errno, .. }
+            | Self::LanPort { errno, .. }
             | Self::Bridge { errno, .. }
             | Self::Up { errno, .. }
             | Self::Mtu { errno, .. }
@@ -102,6 +110,8 @@ impl NetError {
 
     fn with_errno(change: NetChange, device: String, advice: String, errno: Errno, source: io::Error) -> Self {
         match change {
+            NetChange::MakeBridge { bridge, like } => Self::MakeBridge { device, bridge, like, advice, errno, source },
+            NetChange::LanPort { bridge, port } => Self::LanPort { device, bridge, port, advice, errno, source },
             NetChange::Bridge(bridge) => Self::Bridge { device, bridge, advice, errno, source },
             NetChange::Up => Self::Up { device, advice, errno, source },
             NetChange::Mtu(mtu) => Self::Mtu { device, mtu, advice, errno, source },
@@ -129,6 +139,12 @@ impl From<NetError> for Refusal {
     fn from(error: NetError) -> Self {
         let (change, device, advice, errno, source) = match error {
             NetError::Lookup { device, errno, source } => (None, device, String::new(), errno, source),
+            NetError::MakeBridge { device, bridge, like, advice, errno, source } => {
+                (Some(NetChange::MakeBridge { bridge, like }), device, advice, errno, source)
+            }
+            NetError::LanPort { device, bridge, port, advice, errno, source } => {
+                (Some(NetChange::LanPort { bridge, port }), device, advice, errno, source)
+            }
             NetError::Bridge { device, bridge, advice, errno, source } => {
                 (Some(NetChange::Bridge(bridge)), device, advice, errno, source)
             }
@@ -198,6 +214,26 @@ impl Adviser<'_> {
                 format!("not permitted; run as root, or configure the device beforehand with '{command}'")
             }
             (_, Errno::ENODEV) => "the device does not exist any more".to_owned(),
+            (NetChange::MakeBridge { bridge, .. }, Errno::EEXIST) => format!(
+                "there is a device of that name already; to join a bridge that is there, leave bridge-create out, else \
+                 choose a name other than {bridge}"
+            ),
+            (NetChange::MakeBridge { .. }, Errno::EOPNOTSUPP) => {
+                "this kernel has no bridges; load them with 'modprobe bridge'".to_owned()
+            }
+            (NetChange::MakeBridge { like: port, .. } | NetChange::LanPort { port, .. }, Errno::ENXIO) => {
+                format!("there is no device {port}; name one that 'ip link' lists")
+            }
+            (NetChange::LanPort { port, .. }, Errno::EBUSY) => {
+                format!("{port} is a port of another device; take it out with 'ip link set dev {port} nomaster'")
+            }
+            (NetChange::LanPort { port, .. }, Errno::EADDRINUSE) => format!(
+                "{port} has addresses, and so has a port before it; a bridge takes those of one: remove them with \
+                 'ip address flush dev {port}' or leave {port} out"
+            ),
+            (NetChange::LanPort { port, .. }, Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ELOOP) => {
+                format!("{port} is none that a bridge takes: it must carry Ethernet frames and be no bridge itself")
+            }
             (NetChange::Bridge(bridge), Errno::ENXIO) => {
                 format!("there is no such bridge; make it with 'ip link add {bridge} type bridge'")
             }
@@ -246,6 +282,8 @@ impl Adviser<'_> {
 /// The ip(8) command line that makes this change.
 fn command(change: &NetChange, device: &str) -> String {
     match change {
+        NetChange::MakeBridge { bridge, .. } => format!("ip link add {bridge} type bridge"),
+        NetChange::LanPort { bridge, port } => format!("ip link set dev {port} master {bridge}"),
         NetChange::Bridge(bridge) => format!("ip link set dev {device} master {bridge}"),
         NetChange::Up => format!("ip link set dev {device} up"),
         NetChange::Mtu(bytes) => format!("ip link set dev {device} mtu {bytes}"),

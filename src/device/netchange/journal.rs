@@ -6,7 +6,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Applied, NetConfig};
+use super::{Applied, NetChange, NetConfig};
 use crate::device::netlink::Netlink;
 
 /// What a [`NetConfig`] has to take back, and from which device.
@@ -26,10 +26,23 @@ impl Journal {
         self.applied.is_empty()
     }
 
-    /// True if it is of a tun or tap device (`IFLA_INFO_KIND`), and hence changes no other.
+    /// True if it is of a tun or tap device (`IFLA_INFO_KIND`), and hence changes no other but what
+    /// [`beside`](Self::beside) tells.
     #[must_use]
     pub fn is_of_tun(&self) -> bool {
         self.kind.as_deref() == Some("tun")
+    }
+
+    /// The changes to other devices among them.
+    pub fn beside(&self) -> impl Iterator<Item = &NetChange> {
+        self.applied.iter().filter(|applied| applied.undo.is_beside()).map(|applied| &applied.change)
+    }
+
+    /// The same with nothing but the changes to other devices: what is left when the device has gone.
+    #[must_use]
+    pub fn only_beside(mut self) -> Self {
+        self.applied.retain(|applied| applied.undo.is_beside());
+        self
     }
 }
 
