@@ -75,6 +75,8 @@ pub enum Tool {
     Status(crate::tools::status::Status),
     /// Check a tunnel for monitoring: one line, and 0 to 3 as the exit status
     Check(crate::tools::check::Check),
+    /// Find out why a tunnel does not work: each check with its cure
+    Doctor(Box<crate::tools::doctor::Doctor>),
     /// List tun and tap devices
     List(crate::tools::list::List),
     /// Say what crosses a running tunnel, or what the kernel sends into a device

@@ -13,6 +13,7 @@ use simpletun::cli::{Cli, Refusal, Request, Tool};
 use simpletun::config::{Config, ConfigError, KeyFiles, Options};
 use simpletun::helper::{self, client::HelperKeys, serve::Helper};
 use simpletun::privileges::Reach;
+use simpletun::tools::doctor::Verdict;
 use simpletun::tools::pair::invite::{Invitation, Output};
 use simpletun::tools::relatives;
 use simpletun::{daemon, logging, memory, tools, transport};
@@ -60,6 +61,10 @@ fn main() -> ExitCode {
             Some(Tool::Rmtun(rmtun)) => rmtun.run(),
             Some(Tool::Status(status)) => status.run(),
             Some(Tool::Check(check)) => return ExitCode::from(check.run() as u8),
+            Some(Tool::Doctor(doctor)) => match doctor.run() {
+                Ok(Verdict::Fault) => return Exit::Failure.into(),
+                other => other.map(drop),
+            },
             Some(Tool::List(list)) => list.run(),
             Some(Tool::Dump(dump)) => dump.run(),
             Some(Tool::Echo(echo)) => echo.run(),

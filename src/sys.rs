@@ -1,6 +1,6 @@
 //! System calls that no crate offers in the form needed here: several datagrams in one call, with their
-//! control messages, without allocation, socket options, descriptors of processes, and descriptors that come with a
-//! message. The second and last file with unsafe code.
+//! control messages, without allocation, socket options, descriptors of processes, descriptors that come with a
+//! message, and the state of the clock. The second and last file with unsafe code.
 //!
 //! Addresses and control messages are written and read as bytes in their kernel layout, so that only the calls
 //! themselves are unsafe. It knows nothing of tunnels.
@@ -475,6 +475,21 @@ pub fn receive_with_descriptor(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io:
         return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
     }
     Ok((message.bytes, received.into_iter().next()))
+}
+
+/// Whether something keeps the wall clock right, as the kernel was told (adjtimex(2)). Nothing is changed.
+///
+/// # Errors
+/// Those of adjtimex(2), where a sandbox forbids it.
+pub fn is_clock_synchronised() -> io::Result<bool> {
+    // SAFETY: timex is a plain C structure of integers, for which all zeros is a valid value.
+    let mut state: libc::timex = unsafe { mem::zeroed() };
+    // SAFETY: `state` is an initialised timex that lives until the call returns; with `modes` 0 it is only written to.
+    let answer = unsafe { libc::adjtimex(&raw mut state) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(answer != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0)
 }
 
 #[cfg(test)]

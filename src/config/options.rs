@@ -59,7 +59,7 @@ impl FromStr for Words {
 }
 
 /// The settings of a tunnel as flags and as keys of the configuration file. A flag overrides the file.
-#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Options {
     /// Name of the tun or tap device; a pattern such as tun%d lets the kernel pick the number

@@ -122,6 +122,21 @@ pub fn clean_up(device: &str, config: Option<&Config>) -> Result<bool, RecordErr
     Ok(found)
 }
 
+/// Whether a killed daemon has left something on the device of this name.
+///
+/// # Errors
+/// There is a record that cannot be read or believed.
+pub fn is_left(device: &str) -> Result<bool, RecordError> {
+    for directory in [DIRECTORY, ROOT_DIRECTORY] {
+        match find(Path::new(directory), device) {
+            Ok(None) | Err(RecordError::InUse(_)) => {}
+            Ok(Some(_)) => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
 fn clean_up_in(directory: &Path, device: &str, config: Option<&Config>) -> Result<bool, RecordError> {
     let Some((lock, path, journal)) = find(directory, device)? else { return Ok(false) };
     // Whoever may write it is in charge of tun and tap devices, and of no other.

@@ -3,6 +3,7 @@
 pub mod attached;
 pub mod check;
 pub mod cleanup;
+pub mod doctor;
 pub mod dump;
 pub mod echo;
 pub mod keys;

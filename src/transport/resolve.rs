@@ -97,8 +97,12 @@ fn spawn(name: String, port: u16, answers: Sender<Answer>, waker: Arc<Waker>) ->
     Ok(requests)
 }
 
+/// Looks a name up; it takes as long as the name servers do.
+///
+/// # Errors
+/// The name is not known, has no address, or no name server answers, as a sentence.
 #[expect(clippy::disallowed_methods, reason = "this is the place where names are looked up")]
-fn look_up(name: &str, port: u16) -> Answer {
+pub fn look_up(name: &str, port: u16) -> Answer {
     let hints = AddrInfoHints { socktype: SockType::DGram.into(), ..AddrInfoHints::default() };
     let found = dns_lookup::getaddrinfo(Some(name), None, Some(hints)).map_err(|error| {
         let error: io::Error = error.into();
