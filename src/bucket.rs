@@ -19,13 +19,19 @@ impl Bucket {
     /// Takes a token; false if there is none.
     #[must_use]
     pub fn take(&mut self, now: Instant) -> bool {
+        self.take_many(1, now)
+    }
+
+    /// Takes this many tokens if there is one at least; what is missing is owed.
+    #[must_use]
+    pub fn take_many(&mut self, count: u16, now: Instant) -> bool {
         let rate = f64::from(self.rate);
         let passed = now.saturating_duration_since(self.filled_at).as_secs_f64();
         self.tokens = (self.tokens + passed * rate).min(rate);
         self.filled_at = now;
         let full = self.tokens >= 1.0;
         if full {
-            self.tokens -= 1.0;
+            self.tokens -= f64::from(count);
         }
         full
     }
@@ -47,5 +53,15 @@ mod tests {
         assert_eq!(taken(start + Duration::from_millis(101)), 1);
         assert_eq!(taken(start + Duration::from_secs(3600)), 10);
         assert_eq!(taken(start), 0, "time does not go back");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a starting point for virtual time")]
+    fn several_tokens_are_taken_at_once_and_owed() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(10, start);
+        assert!(bucket.take_many(25, start));
+        assert!(!bucket.take(start + Duration::from_millis(1500)), "what was owed is paid, and nothing is there yet");
+        assert!(bucket.take(start + Duration::from_millis(1601)));
     }
 }

@@ -27,6 +27,7 @@ mod privileges;
 mod security;
 #[cfg(test)]
 mod security_tests;
+mod segment;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +40,7 @@ pub use options::{Options, Text, Words};
 pub(crate) use parse::network_or_host;
 pub use privileges::PrivilegesConfig;
 pub use security::KeySource;
+pub use segment::{Bpdus, GuardChoice, ProtocolList, SegmentConfig, VlanList};
 
 /// The port that is listened on or connected to unless another is given.
 pub const DEFAULT_PORT: u16 = 55_555;
@@ -423,6 +425,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// The link to the peer.
     pub link: LinkConfig,
+    /// What may cross between the LANs, of a tap.
+    pub segment: Option<SegmentConfig>,
     /// How it can be watched.
     pub control: ControlConfig,
     /// The programs that are run.

@@ -33,6 +33,16 @@ pub enum Drop {
     NotSent,
     /// From the device: a packet of the link itself, which is routed into the tunnel.
     RoutingLoop,
+    /// From either side of a tap: it goes round between the LANs, or came while nothing crosses for that reason.
+    BridgeLoop,
+    /// From the device: a broadcast or multicast frame beyond what may cross in a second.
+    BroadcastLimit,
+    /// From either side of a tap: spanning tree, which is not to cross.
+    Bpdu,
+    /// From either side of a tap: of a VLAN that is not to cross.
+    Vlan,
+    /// From either side of a tap: of a protocol that is not to cross.
+    EtherType,
     /// From the device: it had to wait for a full network, for too long (CoDel).
     QueueDelay,
     /// From the device: it had to wait for a full network, and there was no room.
@@ -74,11 +84,16 @@ pub enum Drop {
 }
 
 /// Every cause with its name in the statistics, in the order of the enumeration.
-const DROPS: [(Drop, &str); 23] = [
+const DROPS: [(Drop, &str); 28] = [
     (Drop::NoPeer, "no-peer"),
     (Drop::TooLong, "too-long"),
     (Drop::NotSent, "not-sent"),
     (Drop::RoutingLoop, "routing-loop"),
+    (Drop::BridgeLoop, "bridge-loop"),
+    (Drop::BroadcastLimit, "broadcast-limit"),
+    (Drop::Bpdu, "bpdu"),
+    (Drop::Vlan, "vlan"),
+    (Drop::EtherType, "ethertype"),
     (Drop::QueueDelay, "queue-delay"),
     (Drop::QueueFull, "queue-full"),
     (Drop::Malformed, "malformed"),
@@ -103,11 +118,12 @@ const DROPS: [(Drop, &str); 23] = [
 /// The counters of one daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Read from the device, but for what was dropped while it waited for a full network or because it went round.
+    /// Read from the device, but for what was dropped while it waited for a full network, because it went round, or because
+    /// it was not to cross.
     pub device_rx: Traffic,
     /// Written to the device.
     pub device_tx: Traffic,
-    /// Taken from the network and accepted.
+    /// Taken from the network and accepted, but for frames that were not to cross.
     pub network_rx: Traffic,
     /// Given to the transport.
     pub network_tx: Traffic,

@@ -124,6 +124,7 @@ fn carry(
 ) -> Result<()> {
     let Some(relay) = slot else { return Ok(()) };
     prepare(relay, config)?;
+    link::set_segment(relay, config, event_loop);
     let mut upkeep = Upkeep::default();
     let mut follower = mtu::Follower::default();
     let now = event_loop.now();

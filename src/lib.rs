@@ -10,7 +10,7 @@
 //! that keeps what is needed later.
 //!
 //! [`hint`] is what the daemon remembers across restarts; [`link_state`] what it knows about its peer, for all who report
-//! it; [`control`] tells who watches, [`supervisor`] the service manager, and [`hooks`] the administrator's programs;
+//! it; [`segment`] what may cross between bridged LANs; [`control`] tells who watches, [`supervisor`] the service manager, and [`hooks`] the administrator's programs;
 //! `bucket` limits how often something happens; [`holder`] finds who has what is wanted.
 //!
 //! `docs/ARCHITECTURE.md` in the repository says why it is built so.
@@ -46,6 +46,7 @@ pub mod offload;
 pub mod privileges;
 pub mod relay;
 pub mod scheduler;
+pub mod segment;
 pub mod supervisor;
 pub mod sys;
 pub mod tools;

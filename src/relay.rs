@@ -21,6 +21,7 @@ use crate::fault::FaultLog;
 use crate::hint::Hint;
 use crate::link_state::{LinkState, State};
 use crate::offload::merge::{Batch, Merger};
+use crate::segment::{Loop, Segment};
 use crate::transport::{DownReason, LinkEvent, Transport};
 use crate::tunnel::identity::Identity;
 use crate::tunnel::message::CloseReason;
@@ -31,6 +32,7 @@ mod carrier;
 mod events;
 mod fit;
 mod input;
+mod lan;
 pub mod loop_guard;
 mod mirror;
 mod output;
@@ -58,6 +60,7 @@ const NETWORK_BUDGET: usize = 256;
 #[derive(Debug)]
 pub struct Past {
     counters: Counters,
+    segment: Option<Segment>,
     state: LinkState,
     carrier: Carrier,
     mirror: Mirror,
@@ -70,12 +73,15 @@ pub struct Standing {
     pub state: State,
     /// Where packets go, while they go anywhere.
     pub peer: Option<SocketAddr>,
+    /// Why nothing is forwarded though the peer is there: a loop of bridged LANs.
+    pub held: Option<Loop>,
 }
 
 impl Display for Standing {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.state.fmt(formatter)?;
-        self.peer.map_or(Ok(()), |peer| write!(formatter, ", peer {peer}"))
+        self.peer.map_or(Ok(()), |peer| write!(formatter, ", peer {peer}"))?;
+        self.held.map_or(Ok(()), |why| write!(formatter, ", nothing is forwarded: loop {why}"))
     }
 }
 
@@ -91,6 +97,8 @@ pub struct Relay {
     carrier: Carrier,
     /// `None` where nobody knows about routes.
     guard: Option<LoopGuard>,
+    /// What may cross between two LANs; `None` on a tun.
+    segment: Option<Segment>,
     counters: Counters,
     merger: Merger,
     backlog: Backlog,
@@ -122,6 +130,7 @@ impl Relay {
             state: LinkState::new(link.rest_state(), link.down_after, now),
             carrier: Carrier::default(),
             guard: None,
+            segment: None,
             tunnel,
             merger: Merger::new(device.kind(), device.capabilities()),
             backlog: Backlog::new(device.form()),
@@ -158,13 +167,14 @@ impl Relay {
 
     /// Gives the device back and closes the link.
     pub fn into_parts(self) -> (Device, Past) {
-        let Self { device, counters, state, carrier, mirror, .. } = self;
-        (device, Past { counters, state, carrier, mirror })
+        let Self { device, counters, segment, state, carrier, mirror, .. } = self;
+        (device, Past { counters, segment, state, carrier, mirror })
     }
 
     /// Goes on where another link with the same device has ended.
     pub fn continue_from(&mut self, past: Past, now: Instant) {
         (self.counters, self.carrier, self.mirror) = (past.counters, past.carrier, past.mirror);
+        self.segment = past.segment;
         self.state.continue_from(&past.state, now);
     }
 
@@ -235,11 +245,12 @@ impl Relay {
         !self.backlog.is_empty() && (!self.tunnel.has_path() || self.transport.can_send())
     }
 
-    /// The earliest deadline of transport, tunnel, link state and backlog.
+    /// The earliest deadline of transport, tunnel, link state, backlog and segment.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let state = self.state.poll_timeout();
         let rest = self.backlog.rests_until().filter(|_| self.device.is_readable());
-        [self.transport.poll_timeout(), self.tunnel.poll_timeout(), state, rest].into_iter().flatten().min()
+        let segment = self.segment.as_ref().and_then(Segment::poll_timeout);
+        [self.transport.poll_timeout(), self.tunnel.poll_timeout(), state, rest, segment].into_iter().flatten().min()
     }
 
     /// Lets time pass for those whose deadline has come.
@@ -265,6 +276,7 @@ impl Relay {
         self.outbound(now)?;
         self.inbound(now)?;
         self.settle_links(now);
+        self.settle_segment(now);
         Ok(())
     }
 
@@ -274,6 +286,7 @@ impl Relay {
         if !changes.any() {
             return;
         }
+        self.look_at_port(now);
         let is_mended = self.guard.as_mut().is_some_and(|guard| guard.check(&mut self.faults, now));
         if !changes.elsewhere && !is_mended {
             return;
@@ -300,7 +313,7 @@ impl Relay {
         if !may_read && !self.may_send_backlog() {
             return Ok(());
         }
-        let Self { device, transport, tunnel, counters, wire_log, mirror, backlog, guard, fit, .. } = self;
+        let Self { device, transport, tunnel, counters, wire_log, mirror, backlog, guard, segment, fit, .. } = self;
         let clamp = fit.clamp(device, tunnel, now);
         let (log, answers) = ((&mut *wire_log, &mut *mirror), (clamp, &mut fit.answers));
         let mut sender = Sender::new(&mut **transport, tunnel, counters, log, answers, now);
@@ -312,9 +325,13 @@ impl Relay {
             bytes += len;
         }
         let budget = if may_read { DEVICE_BUDGET } else { 0 };
-        let result = device.read_each(budget, &mut |received| {
+        let result = device.read_each(budget, &mut |mut received| {
             if guard.as_ref().is_some_and(|guard| guard.stops(received.packet())) {
                 sender.drop_one(Drop::RoutingLoop);
+                return Flow::Continue;
+            }
+            if let Some(Err(cause)) = segment.as_mut().map(|segment| lan::leave(segment, &mut received, now)) {
+                sender.drop_one(cause);
                 return Flow::Continue;
             }
             bytes += if backlog.is_empty() && sender.takes_packets() {
@@ -337,7 +354,7 @@ impl Relay {
         if !self.transport.can_receive() {
             return Ok(());
         }
-        let Self { device, transport, tunnel, counters, wire_log, mirror, merger, carrier, fit, .. } = self;
+        let Self { device, transport, tunnel, counters, wire_log, mirror, merger, carrier, segment, fit, .. } = self;
         let clamp = fit.clamp(device, tunnel, now);
         let mut output = Output { device, counters, wire_log, mirror, clamp, now, result: Ok(()) };
         let mut batch = Batch::new(merger);
@@ -350,7 +367,11 @@ impl Relay {
                 if !matches!(opened, Opened::Nothing) {
                     carrier.anticipate(output.device);
                 }
-                output.deliver(opened, &mut batch);
+                let frame = segment.as_mut().zip(lan::frame(&opened));
+                match frame.map_or(Ok(()), |(segment, frame)| segment.arrive(frame, now)) {
+                    Ok(()) => output.deliver(opened, &mut batch),
+                    Err(cause) => output.counters.drop_one(cause),
+                }
             }
             Err(refused) => output.counters.drop_one(refused.into()),
         });

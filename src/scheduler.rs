@@ -129,6 +129,13 @@ impl Scheduler {
         self.dropped
     }
 
+    /// Forgets all that waits; the number of packets or super-packets.
+    pub fn clear(&mut self) -> u64 {
+        let cleared = self.waiting as u64;
+        *self = Self { most_bytes: self.most_bytes, dropped: self.dropped, ..Self::default() };
+        cleared
+    }
+
     /// Lets a packet wait, or a super-packet of this many packets. If there is no room, the flow that has taken most of
     /// it loses its oldest packets.
     pub fn enqueue(&mut self, flow: u64, bytes: Vec<u8>, segments: u16, now: Instant) {

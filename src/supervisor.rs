@@ -220,7 +220,7 @@ mod tests {
     }
 
     fn standing(state: State) -> Standing {
-        Standing { state, peer: None }
+        Standing { state, peer: None, held: None }
     }
 
     fn heard(manager: &UnixDatagram) -> Option<String> {

@@ -233,6 +233,31 @@ pub struct Options {
     #[arg(long, value_name = "IFNAME", help_heading = "Device")]
     pub bridge_create: Vec<Text>,
 
+    /// Stop forwarding while there is a second path between the two LANs: auto looks for one while the tap is a port of a
+    /// bridge [default: auto]
+    #[arg(long, value_name = "auto|on|off", help_heading = "Bridged LANs (tap)")]
+    pub loop_guard: Option<Text>,
+
+    /// How long nothing is forwarded after the last sign of a loop, from 1s to 1h [default: 30s]
+    #[arg(long, value_name = "TIME", help_heading = "Bridged LANs (tap)")]
+    pub loop_hold: Option<Text>,
+
+    /// Broadcast and multicast frames a second towards the peer; ARP and neighbour discovery always cross [default: 5000]
+    #[arg(long, value_name = "FRAMES|off", help_heading = "Bridged LANs (tap)")]
+    pub broadcast_limit: Option<Text>,
+
+    /// The frames of spanning tree: pass, so that it spans both LANs, or drop, so that each has its own [default: pass]
+    #[arg(long, value_name = "pass|drop", help_heading = "Bridged LANs (tap)")]
+    pub bpdu: Option<Text>,
+
+    /// VLANs that cross, in both directions, such as 10,20-29,untagged [default: all]
+    #[arg(long, value_name = "LIST", help_heading = "Bridged LANs (tap)")]
+    pub vlan: Option<Text>,
+
+    /// Protocols that cross, in both directions, such as ipv4,arp,ipv6,0x88cc [default: all]
+    #[arg(long, value_name = "LIST", help_heading = "Bridged LANs (tap)")]
+    pub ethertype: Option<Text>,
+
     /// Bring the device up
     #[arg(long, help_heading = "Device")]
     pub up: bool,
@@ -460,6 +485,12 @@ impl Options {
             carrier: flags.carrier.or(self.carrier),
             bridge: flags.bridge.or(self.bridge),
             bridge_create: first_given(flags.bridge_create, self.bridge_create),
+            loop_guard: flags.loop_guard.or(self.loop_guard),
+            loop_hold: flags.loop_hold.or(self.loop_hold),
+            broadcast_limit: flags.broadcast_limit.or(self.broadcast_limit),
+            bpdu: flags.bpdu.or(self.bpdu),
+            vlan: flags.vlan.or(self.vlan),
+            ethertype: flags.ethertype.or(self.ethertype),
             up: flags.up || self.up,
             persist: flags.persist || self.persist,
             owner: flags.owner.or(self.owner),

@@ -12,7 +12,7 @@ use super::security::{Protection, protection};
 use super::{
     Access, Bind, CarrierChoice, Config, ConfigError, ControlChoice, ControlConfig, DEFAULT_PORT, DeviceConfig,
     DeviceName, InterfaceAddress, KeySource, LinkConfig, LinkLayer, MAX_NAME_LEN, MssClamp, NetworkConfig, NotAName,
-    Offload, Options, Protocol, Role, ServiceLookup, Text, hooks, privileges,
+    Offload, Options, Protocol, Role, ServiceLookup, Text, hooks, privileges, segment,
 };
 
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(3);
@@ -56,6 +56,7 @@ pub(super) fn config(
         },
         network: network(options, kind)?,
         link: link(options, services, protection(options, keys)?)?,
+        segment: segment::segment(options, kind)?,
         control: control(options)?,
         hooks: hooks::hooks(options)?,
         privileges: privileges::privileges(options)?,
@@ -165,7 +166,11 @@ fn carrier(options: &Options) -> Result<CarrierChoice, ConfigError> {
     auto_on_off("carrier", options.carrier.as_ref(), choices)
 }
 
-fn auto_on_off<T>(option: &'static str, text: Option<&Text>, [auto, on, off]: [T; 3]) -> Result<T, ConfigError> {
+pub(super) fn auto_on_off<T>(
+    option: &'static str,
+    text: Option<&Text>,
+    [auto, on, off]: [T; 3],
+) -> Result<T, ConfigError> {
     match text.map(|text| text.0.as_str()) {
         None | Some("auto") => Ok(auto),
         Some("on") => Ok(on),
@@ -497,7 +502,7 @@ fn mac_address(text: &str) -> Result<[u8; 6], ConfigError> {
     Ok(mac)
 }
 
-fn number(option: &'static str, text: &str, min: u32, max: u32) -> Result<u32, ConfigError> {
+pub(super) fn number(option: &'static str, text: &str, min: u32, max: u32) -> Result<u32, ConfigError> {
     match text.parse::<u32>() {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
         _ => Err(ConfigError::value(option, text, format!("it must be a whole number from {min} to {max}"))),

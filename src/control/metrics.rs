@@ -160,7 +160,7 @@ fn traffic() -> [Metric; 9] {
     ]
 }
 
-fn events() -> [Metric; 13] {
+fn events() -> [Metric; 14] {
     [
         counter("reconnects", "", "Times that the peer was there again after the first time", |status| {
             count(status.report.counts.reconnects)
@@ -193,6 +193,9 @@ fn events() -> [Metric; 13] {
         counter("send_errors", "", "Messages that the network did not take", |status| {
             count(status.report.counts.send_errors)
         }),
+        counter("loop_holds", "", "Times that nothing was forwarded because of a loop of bridged LANs", |status| {
+            maybe(status.report.segment.as_ref(), |segment| count(segment.holds))
+        }),
         counter("expected_messages", "", "Messages that the peer of a secure link over UDP has sent", |status| {
             maybe(status.report.loss, |loss| count(loss.expected))
         }),
@@ -202,7 +205,7 @@ fn events() -> [Metric; 13] {
     ]
 }
 
-fn state() -> [Metric; 7] {
+fn state() -> [Metric; 8] {
     [
         gauge("tunnel_info", None, "Always 1, with what the tunnel is like in its labels", |status| {
             let report = &status.report;
@@ -229,6 +232,9 @@ fn state() -> [Metric; 7] {
         }),
         gauge("link_state_age", Some(Unit::Seconds), "For how long the link has been in its state", |status| {
             number(status.report.link.state_seconds)
+        }),
+        gauge("loop_held", None, "1 if nothing is forwarded because of a loop of bridged LANs", |status| {
+            maybe(status.report.segment.as_ref(), |segment| number(u8::from(segment.held.is_some())))
         }),
         gauge("device_carrier", None, "1 if the device is up and has a carrier", |status| {
             maybe(status.report.device.carrier, |carrier| number(u8::from(carrier)))

@@ -65,6 +65,8 @@ pub struct Report {
     pub path: PathStatus,
     /// Packets that wait for a full network.
     pub queue: QueueStatus,
+    /// The two LANs that a tap joins; nothing of a tun.
+    pub segment: Option<SegmentStatus>,
 }
 
 /// The device.
@@ -217,6 +219,20 @@ pub struct QueueStatus {
     pub most_bytes: u64,
     /// The most that may wait.
     pub limit_bytes: u64,
+}
+
+/// The segment of the two LANs that a tap joins.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SegmentStatus {
+    /// Loops are looked for.
+    pub watches: bool,
+    /// The loop that nothing is forwarded for at present: `lan`, `peer` or `flapping`.
+    pub held: Option<String>,
+    /// Time until all is forwarded again, if there is no sign of the loop until then.
+    pub resume_seconds: Option<f64>,
+    /// Times that it had to be held.
+    pub holds: u64,
 }
 
 impl Status {

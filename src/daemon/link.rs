@@ -7,7 +7,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use socket2::Type;
 
 use super::surroundings;
-use crate::config::{Access, LinkConfig, Protocol, Role, Security};
+use crate::config::{Access, Config, LinkConfig, Protocol, Role, Security};
 use crate::device::Device;
 use crate::device::netlink::{Netlink, Sender};
 use crate::event_loop::EventLoop;
@@ -37,6 +37,11 @@ pub fn open(
         }
         Err(error) => Err((device, error)),
     }
+}
+
+/// Has the relay let frames cross between the LANs as the configuration says.
+pub fn set_segment(relay: &mut Relay, config: &Config, event_loop: &EventLoop) {
+    relay.set_segment(config.segment.as_ref(), &mut System(SystemRandom::new()), event_loop.now());
 }
 
 /// Binds to the port of a listening end and lets go of it at once: while the process may still look at all others it can

@@ -10,7 +10,7 @@ use super::network::Network;
 use super::{GSO_MAX_SIZE, changes, link, mtu, upkeep};
 use crate::config::{
     Access, Config, ConfigError, ControlConfig, DeviceConfig, HooksConfig, LinkConfig, NetworkConfig, PrivilegesConfig,
-    Role, Security,
+    Role, Security, SegmentConfig,
 };
 use crate::device::netchange::NetChange;
 use crate::event_loop::EventLoop;
@@ -58,6 +58,7 @@ pub fn reload(
     let created = relay.device_mut().was_created();
     configure(network, &old, config, created);
     relay.set_carrier_following(config.network.carrier.follows(created));
+    link::set_segment(&mut relay, config, event_loop);
     if !plan.reconnects.is_empty() {
         return reopen(event_loop, relay, config, old.link);
     }
@@ -129,7 +130,7 @@ struct Plan {
 impl Plan {
     fn of(old: &Config, new: &Config) -> Self {
         // Every field has its place here, so that none is forgotten.
-        let Config { device, network, link, control, hooks: _, privileges, once, debug, log_level } = old;
+        let Config { device, network, link, segment, control, hooks: _, privileges, once, debug, log_level } = old;
         let mut plan = Self::default();
         plan.compare_devices(device, &new.device);
         note(&mut plan.restarts, [("debug", *debug != new.debug)]);
@@ -145,6 +146,7 @@ impl Plan {
         );
         plan.compare_networks(network, &new.network);
         plan.compare_links(link, &new.link);
+        plan.compare_segments(segment.as_ref(), new.segment.as_ref());
         plan.compare_hooks(old, new);
         note(&mut plan.applied, [("once", *once != new.once), ("log-level", *log_level != new.log_level)]);
         plan
@@ -179,6 +181,23 @@ impl Plan {
                 ("txqueuelen", *tx_queue_len != new.tx_queue_len),
                 ("up", *up != new.up),
                 ("carrier", *carrier != new.carrier),
+            ],
+        );
+    }
+
+    /// The kind of the device stays, so that a segment neither comes nor goes.
+    fn compare_segments(&mut self, old: Option<&SegmentConfig>, new: Option<&SegmentConfig>) {
+        let (Some(old), Some(new)) = (old, new) else { return };
+        let SegmentConfig { guard, hold, broadcast_limit, bpdus, vlans, protocols } = old;
+        note(
+            &mut self.applied,
+            [
+                ("loop-guard", *guard != new.guard),
+                ("loop-hold", *hold != new.hold),
+                ("broadcast-limit", *broadcast_limit != new.broadcast_limit),
+                ("bpdu", *bpdus != new.bpdus),
+                ("vlan", *vlans != new.vlans),
+                ("ethertype", *protocols != new.protocols),
             ],
         );
     }

@@ -48,7 +48,12 @@ impl<'a> Received<'a> {
         self.bytes.get(self.form.header_len()..).unwrap_or_default()
     }
 
-    /// The same, to be changed.
+    /// The same, to be changed where it is.
+    pub fn packet_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.form.header_len()..).unwrap_or_default()
+    }
+
+    /// The same, to be changed by whoever takes it.
     pub fn into_packet(self) -> &'a mut [u8] {
         self.bytes.get_mut(self.form.header_len()..).unwrap_or_default()
     }

@@ -100,6 +100,11 @@ impl Backlog {
         Some(len)
     }
 
+    /// Forgets what waits; the number of packets or super-packets.
+    pub(super) fn clear(&mut self) -> u64 {
+        self.scheduler.clear()
+    }
+
     /// Counts what was dropped since this was called last.
     pub(super) fn count(&mut self, counters: &mut Counters) {
         let dropped = self.scheduler.dropped();

@@ -7,10 +7,11 @@ use super::{Relay, Standing, words};
 use crate::config::{LinkConfig, MssClamp, Security};
 use crate::control::status::{
     Amount, ChangeStatus, Counts, DeviceStatus, LinkStatus, LossStatus, PathStatus, QueueStatus, Report,
-    SecurityStatus, TrafficStatus,
+    SecurityStatus, SegmentStatus, TrafficStatus,
 };
 use crate::counters::{Statistics, Traffic};
 use crate::scheduler;
+use crate::segment::Segment;
 use crate::tunnel::Facts;
 
 /// The same moment on the loop's clock and on the wall clock (time since 1970).
@@ -86,7 +87,8 @@ impl Relay {
     /// How the link is now.
     pub fn standing(&self) -> Standing {
         let peer = self.transport.peer_address().filter(|_| self.state.has_carrier());
-        Standing { state: self.state.state(), peer }
+        let held = self.segment.as_ref().and_then(Segment::held);
+        Standing { state: self.state.state(), peer, held }
     }
 
     /// All that is known at this moment. The round trip of a secure link is measured anew for the next time.
@@ -140,12 +142,22 @@ impl Relay {
                 max_packet: self.tunnel.max_packet().map(|packet| packet as u64),
                 mss_clamp: self.about.mss_clamp.clone(),
             },
+            segment: self.segment_status(moment.now),
             queue: QueueStatus {
                 bytes: self.backlog.bytes() as u64,
                 most_bytes: self.backlog.most_bytes() as u64,
                 limit_bytes: scheduler::MAX_BYTES as u64,
             },
         }
+    }
+
+    fn segment_status(&self, now: Instant) -> Option<SegmentStatus> {
+        self.segment.as_ref().map(|segment| SegmentStatus {
+            watches: segment.is_watching(),
+            held: segment.held().map(|why| why.word().to_owned()),
+            resume_seconds: segment.resumes_at().map(|at| seconds(at.saturating_duration_since(now))),
+            holds: segment.holds(),
+        })
     }
 
     fn device_status(&self) -> DeviceStatus {

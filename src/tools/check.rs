@@ -27,7 +27,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "Exit status: 0 OK, the peer is there; 1 warning: interrupted, or a limit is passed; 2 critical: no \
-                        peer, not running, no answer, or a limit is passed; 3 unknown: plain UDP from which nothing has \
+                        peer, a loop that stops it, not running, no answer, or a limit is passed; 3 unknown: plain UDP from which nothing has \
                         come, not permitted, or a mistake in usage."
 )]
 pub struct Check {
@@ -81,7 +81,9 @@ impl Check {
 
     fn judge(&self, status: &Status) -> (Verdict, String) {
         let report = &status.report;
+        let is_held = report.segment.as_ref().is_some_and(|segment| segment.held.is_some());
         let by_state = match report.link.state.as_str() {
+            "up" if is_held => Verdict::Critical,
             "up" => Verdict::Ok,
             "interrupted" => Verdict::Warning,
             "waiting" | "connecting" | "down" => Verdict::Critical,
@@ -170,6 +172,8 @@ mod tests {
             status.report.link.state = state.into();
             assert_eq!(NONE.judge(&status).0, Verdict::Critical, "{state}");
         }
+        let held = |status: &mut Status| status.report.segment.as_mut().unwrap().held = Some("peer".to_owned());
+        assert_eq!(verdict(&NONE, held), Verdict::Critical, "nothing is forwarded");
         assert_eq!(verdict(&NONE, |status| status.report.link.state = "unknown".into()), Verdict::Unknown);
         assert_eq!(verdict(&NONE, |status| status.report.link.state = "novel".into()), Verdict::Unknown);
     }

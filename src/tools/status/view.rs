@@ -53,11 +53,13 @@ pub fn line(status: &Status, rates: &Rates) -> String {
     )
 }
 
-/// `up for 12s`, with the reason if there is one.
+/// `up for 12s`, with the reason if there is one, and with the loop that nothing is forwarded for.
 pub fn state(status: &Status) -> String {
     let link = &status.report.link;
     let reason = link.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    format!("{}{reason} for {}", link.state, duration(link.state_seconds))
+    let held = status.report.segment.as_ref().and_then(|segment| segment.held.as_deref());
+    let held = held.map(|why| format!(", nothing is forwarded: loop ({why})")).unwrap_or_default();
+    format!("{}{reason} for {}{held}", link.state, duration(link.state_seconds))
 }
 
 /// The device.
@@ -181,6 +183,13 @@ site-a up for 12s
             1d 2h ago up
 ";
         assert_eq!(human(&Status::example()), expected);
+    }
+
+    #[test]
+    fn a_loop_for_which_nothing_is_forwarded_is_told_with_the_state() {
+        let mut status = Status::example();
+        status.report.segment.as_mut().unwrap().held = Some("peer".to_owned());
+        assert_eq!(state(&status), "up for 12s, nothing is forwarded: loop (peer)");
     }
 
     #[test]
