@@ -3,13 +3,12 @@
 #[macro_use]
 mod common;
 
-use std::fs;
-
 use common::daemon::{Daemon, server, simpletun, simpletun_as};
 use common::lab::{NOBODY, Ns, wire};
+use common::lan::{advertise_a_prefix, lease_an_address, link_local_suffix, mac_of};
 use common::line;
 use common::net::transfer;
-use common::wait::{DEADLINE, succeed, wait_until};
+use common::wait::DEADLINE;
 
 #[test]
 fn routed_sites_reach_each_other_over_tcp() {
@@ -150,19 +149,8 @@ fn multicast_crosses_to_the_other_lan(segment: &Segment) {
 }
 
 fn a_host_gets_its_address_from_a_dhcp_server_in_the_other_lan(segment: &Segment) {
-    let _server = segment.london_host.start(
-        "dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --interface=eth0 --bind-interfaces --user=root \
-         --dhcp-range=192.168.1.100,192.168.1.150,1h --dhcp-leasefile=/run/leases --pid-file=/run/dnsmasq.pid",
-    );
-    wait_until(DEADLINE, "DHCP server", || !segment.london_host.run("ss -Hlun sport = :67").is_empty());
-    let script = "/run/dhcp-script";
-    fs::write(script, "#!/bin/sh\n[ \"$1\" != bound ] || ip addr add \"$ip/$mask\" dev \"$interface\"\n")
-        .expect("write the script");
-    Ns::here().run(&format!("chmod +x {script}"));
-    let guest = &segment.berlin_guest;
-    guest.run(&format!("udhcpc -i eth0 -f -n -q -t 20 -T 1 -s {script}"));
-    assert!(guest.run("ip -4 addr show dev eth0").contains("inet 192.168.1.1"), "an address of the server's range");
-    guest.ping("192.168.1.10", 2, 56);
+    lease_an_address(&segment.london_host, &segment.berlin_guest);
+    segment.berlin_guest.ping("192.168.1.10", 2, 56);
 }
 
 fn ipv6_neighbours_are_found_in_the_other_lan(segment: &Segment) {
@@ -174,30 +162,6 @@ fn ipv6_neighbours_are_found_in_the_other_lan(segment: &Segment) {
 }
 
 fn a_router_in_the_other_lan_gives_out_a_prefix(segment: &Segment) {
-    let Segment { london_host, berlin_guest, .. } = segment;
-    london_host.forward();
-    london_host.address("eth0", &["fd02::1/64"]);
-    let settings =
-        "interface eth0 { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; prefix fd02::/64 {}; };\n";
-    fs::write("/run/radvd.conf", settings).expect("write radvd.conf");
-    let _router =
-        london_host.start("radvd --nodaemon --config /run/radvd.conf --pidfile /run/radvd.pid --logmethod stderr");
-    wait_until(DEADLINE, "address from the router's prefix", || {
-        berlin_guest.run("ip -6 addr show dev eth0 scope global").contains("inet6 fd02::")
-    });
-    let route = berlin_guest.run("ip -6 route show default");
-    assert!(route.contains("proto ra"), "{route}");
-    berlin_guest.ping("fd02::1", 2, 56);
-}
-
-fn mac_of(ns: &Ns) -> String {
-    ns.run("cat /sys/class/net/eth0/address").trim().to_owned()
-}
-
-/// The interface part of the link-local address, as `ping` prints it.
-fn link_local_suffix(ns: &Ns) -> String {
-    let output = ns.try_run("ip -6 addr show dev eth0 scope link");
-    let text = succeed(output, "ip addr");
-    let address = text.split_whitespace().find_map(|word| word.strip_prefix("fe80::")).expect("a link-local address");
-    address.split('/').next().expect("an address").to_owned()
+    let _router = advertise_a_prefix(&segment.london_host, &segment.berlin_guest);
+    segment.berlin_guest.ping("fd02::1", 2, 56);
 }
