@@ -96,9 +96,9 @@ peer_python() {
 }
 
 # The containers' Debian releases, with systemd 252 and 257, and what they have beside the base: systemd, what has to leave
-# the tunnel's device alone, and what the tests run inside.
+# the tunnel's device alone, and what the tests run inside; of its services only those that a test starts.
 container_releases='bookworm trixie'
-container_packages=systemd,systemd-sysv,dbus,network-manager,iproute2,iputils-ping,procps
+container_packages=systemd,systemd-sysv,dbus,network-manager,iproute2,iputils-ping,procps,openssh-server,openssh-client
 
 # Makes the root directories that the containers of the tests share, unless they are there.
 make_container_roots() {
@@ -112,7 +112,7 @@ make_container_roots() {
         as_root rm -rf "$made"
         # shellcheck disable=SC2016 # mmdebstrap expands it.
         as_root mmdebstrap --quiet --variant=minbase --include="$container_packages" \
-            --customize-hook='chroot "$1" systemctl --quiet disable NetworkManager.service' "$release" "$made"
+            --customize-hook='chroot "$1" systemctl --quiet disable NetworkManager.service ssh.service' "$release" "$made"
         # Last, so that one that was left half made is not taken for a whole one.
         printf '%s\n' "$container_packages" >"$made.list"
     done

@@ -88,8 +88,11 @@ pub enum Tool {
     /// The half of the daemon that keeps the right to configure the network
     #[command(hide = true)]
     Helper(crate::helper::serve::Helper),
-    /// Write the configurations and keys of both ends of a new tunnel
+    /// Set up both ends of a new tunnel: their files, or over ssh all of it
     Pair(crate::tools::pair::Pair),
+    /// The half of pair that works at one end
+    #[command(hide = true)]
+    PairEnd(crate::tools::pair::end::PairEnd),
     /// Print a new private key
     Genkey,
     /// Print a new shared secret

@@ -71,6 +71,7 @@ fn main() -> ExitCode {
             Some(Tool::Cleanup(cleanup)) => cleanup.run(),
             Some(Tool::Helper(helper)) => run_helper(helper),
             Some(Tool::Pair(pair)) => protected(|| pair.run()),
+            Some(Tool::PairEnd(end)) => protected(|| end.run()),
             Some(Tool::Genkey) => protected(tools::keys::genkey),
             Some(Tool::Genpsk) => protected(tools::keys::genpsk),
             Some(Tool::Pubkey) => protected(tools::keys::pubkey),

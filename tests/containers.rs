@@ -202,6 +202,64 @@ fn an_upgrade_keeps_what_was_configured_and_tunnels_go_on() {
     assert_eq!(local.run(&format!("cat {CONFIG}")), client());
 }
 
+/// One command sets up both ends: keys, files and services, and packets pass. A failure or a signal in the middle leaves
+/// both hosts as they were, and what is there already stays.
+#[test]
+fn pair_sets_up_both_ends_over_ssh_or_neither() {
+    let hosts = Hosts::new();
+    hosts.allow_ssh();
+    let both = [&hosts.local, &hosts.remote];
+    let present = || {
+        both.map(|host| {
+            let devices = host.run("ip -br link");
+            let devices: Vec<&str> = devices.lines().filter_map(|line| line.split_whitespace().next()).collect();
+            let units = host.run("systemctl list-units --all --plain --no-legend simpletun@*");
+            format!(
+                "{devices:?} {units} {}",
+                host.run("find /etc/simpletun /var/lib/simpletun /etc/systemd -name *s*t*")
+            )
+        })
+    };
+    let said = hosts.local.run("simpletun pair site --to root@10.86.43.52");
+    assert!(said.contains("The tunnel site is up"), "{said}");
+    let address = hosts.remote.run("ip -4 -o address show dev site");
+    let address = address.split_whitespace().nth(3).and_then(|address| address.split('/').next()).expect("an address");
+    assert!(answers(&hosts.local, address) && said.contains(address), "{address}: {said}");
+    for host in both {
+        let owners = host.run("stat -c %U:%a /etc/simpletun/site.toml /etc/simpletun/site.key /etc/simpletun/site.psk");
+        assert_eq!(owners, "simpletun:600\n".repeat(3));
+        assert!(host.succeeds("systemctl is-enabled simpletun@site"));
+    }
+    // Each has made its own.
+    let [here, there] = both.map(|host| host.run("cat /etc/simpletun/site.key"));
+    assert!(here != there && !there.is_empty(), "private keys do not travel");
+
+    let before = present();
+    for (args, word) in [
+        ("site --to root@10.86.43.52", "exists already"),
+        // The port is the first tunnel's.
+        ("other --to root@10.86.43.52", "55555 is in use"),
+    ] {
+        let output = hosts.local.try_run(&format!("simpletun pair {args}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(word) && said.contains("this host is as it was before"), "{word} in {said}");
+        assert_eq!(present(), before, "{said}");
+    }
+    for signal in ["TERM", "KILL"] {
+        // Nobody answers there, so that it would wait.
+        let pair = "simpletun pair other --to root@10.86.43.52 --server 10.86.43.99:4000";
+        hosts.local.run(&format!("systemd-run --quiet --unit=pairing-{signal} {pair}"));
+        wait_until(PATIENCE, "both ends at work", || {
+            both.iter().all(|host| host.show("simpletun@other", "ActiveState") == "active")
+        });
+        assert_ne!(present(), before);
+        hosts.local.run(&format!("kill -{signal} {}", pid(&hosts.local, &format!("pairing-{signal}"))));
+        wait_until(PATIENCE, format!("both ends as they were before {signal}"), || present() == before);
+    }
+    assert!(answers(&hosts.local, address));
+}
+
 /// systemd-networkd, told to manage everything, leaves the device alone.
 #[test]
 fn networkd_leaves_the_device_alone() {
@@ -276,6 +334,16 @@ impl Hosts {
         hosts.configure();
         hosts.start();
         hosts
+    }
+
+    /// Root of the local host may log in to the remote one.
+    #[track_caller]
+    fn allow_ssh(&self) {
+        self.local.write("/root/keygen", "ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519\n");
+        self.local.write("/root/.ssh/config", "BatchMode yes\nStrictHostKeyChecking accept-new\n");
+        self.local.run("sh /root/keygen");
+        self.remote.write("/root/.ssh/authorized_keys", &self.local.run("cat /root/.ssh/id_ed25519.pub"));
+        self.remote.run("systemctl start ssh");
     }
 
     /// Both ends of a secure link over UDP, with their secret in a file of the service's user.

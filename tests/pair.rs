@@ -277,7 +277,11 @@ fn a_full_disk_leaves_nothing() {
 fn mistakes_are_refused() {
     let place = place();
     for (args, word) in [
-        ("", "--server"),
+        ("", "NAME"),
+        ("root@host", "/etc/simpletun"),
+        ("site --to=-oProxyCommand=x", "names no host"),
+        ("site --to root@", "names no host"),
+        ("site --server host --ssh rsh", "--to"),
         ("site", "--server"),
         ("site --server", "lacks its value"),
         ("site --server host surplus", "Too many options!"),
@@ -296,6 +300,28 @@ fn mistakes_are_refused() {
         refused(&pair(&format!("{args} --output {place}/new")), 2, word, args);
     }
     assert_eq!(entries(&place), [] as [&str; 0]);
+}
+
+/// What stands in the way at the other host is told in a sentence, and nothing has happened here.
+#[test]
+fn what_the_other_host_lacks_is_told() {
+    fs::create_dir_all("/run/systemd/system").expect("make directory");
+    for (script, word) in [
+        ("exit 255", "has not reached root@far"),
+        ("exit 127", "root@far has no simpletun"),
+        ("echo Welcome; exit 2", "is the same version installed there?"),
+        (r#"echo '{"hello":{"program":"9.8.7","form":99}}'"#, "root@far has simpletun 9.8.7"),
+        (r#"echo '"raising"'; exit 1"#, "sudo -n simpletun pair-end"),
+        (r#"echo '{"refused":"there is no systemd\u001b[2J"}'"#, "root@far: there is no systemd [2J"),
+        ("yes", "is its shell an ordinary one?"),
+    ] {
+        fs::write("/run/ssh", format!("echo \"$*\" >/run/asked; {script}\n")).expect("write");
+        let mut command = Command::new(BINARY);
+        command.args(["pair", "st-x", "--to", "root@far", "--ssh", "sh /run/ssh -p 22"]);
+        refused(&command.stdin(Stdio::null()).output().expect("run simpletun"), 1, word, script);
+        assert_eq!(fs::read_to_string("/run/asked").expect("it was asked"), "-p 22 -T root@far simpletun pair-end\n");
+    }
+    assert!(!Path::new("/etc/simpletun/st-x.toml").exists());
 }
 
 const BINARY: &str = env!("CARGO_BIN_EXE_simpletun");

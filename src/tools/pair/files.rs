@@ -8,13 +8,15 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use anyhow::{Result, bail};
 use ipnet::IpNet;
 use toml::Value;
 use zeroize::Zeroizing;
 
 use super::settings::{Addresses, Protection, Settings};
+use super::wire::Request;
 use crate::config::{Config, ConfigError, KeyFileError, KeySource, LinkLayer, Options, Protocol};
-use crate::tunnel::keys::{PrivateKey, SharedSecret};
+use crate::tunnel::keys::{PrivateKey, PublicKey, SharedSecret};
 
 /// Where the files will be on either host.
 pub(super) const DIRECTORY: &str = "/etc/simpletun";
@@ -26,6 +28,18 @@ pub(super) struct Chance {
     /// The pre-shared key of key pairs, or the secret.
     pub(super) secret: SharedSecret,
     /// Bits of the addresses' networks.
+    pub(super) ipv4: u64,
+    pub(super) ipv6: u64,
+}
+
+/// What both configurations are made of, without a private key.
+pub(super) struct Material {
+    /// The client's, if there are key pairs.
+    pub(super) client: Option<PublicKey>,
+    /// The server's.
+    pub(super) server: Option<PublicKey>,
+    /// As in [`Chance`], and so on.
+    pub(super) secret: SharedSecret,
     pub(super) ipv4: u64,
     pub(super) ipv6: u64,
 }
@@ -61,8 +75,22 @@ pub(super) struct End {
     pub(super) side: Side,
     /// Its own addresses with their networks' length.
     pub(super) addresses: Vec<IpNet>,
-    /// The configuration comes first.
+    /// The configuration comes first, the secret that both ends have last.
     pub(super) files: Vec<File>,
+}
+
+impl End {
+    /// What puts its files into place, where its private key is.
+    ///
+    /// # Errors
+    /// None that is known of.
+    pub(super) fn request(&self) -> Result<Request> {
+        let (Some(configuration), Some(secret)) = (self.files.first(), self.files.last()) else {
+            bail!("An end without files")
+        };
+        let text = |file: &File| file.content.as_str().to_owned();
+        Ok(Request::Install { configuration: text(configuration), secret: text(secret) })
+    }
 }
 
 /// A file of an end.
@@ -77,32 +105,49 @@ pub(super) struct File {
 /// # Errors
 /// The daemon would not take what has been made.
 pub(super) fn both_ends(settings: &Settings, chance: &Chance) -> Result<[End; 2], ConfigError> {
-    let ends = [Side::Client, Side::Server].map(|side| end(settings, chance, side));
-    for end in &ends {
-        check(end)?;
+    let mut ends = ends(
+        settings,
+        &Material {
+            client: Some(chance.client.public()),
+            server: Some(chance.server.public()),
+            secret: chance.secret.clone(),
+            ipv4: chance.ipv4,
+            ipv6: chance.ipv6,
+        },
+    );
+    for end in &mut ends {
+        let private = match end.side {
+            Side::Client => &chance.client,
+            Side::Server => &chance.server,
+        };
+        if settings.protection == Protection::Keys {
+            end.files.insert(1, key_file(&settings.name, private));
+        }
+        check(&end.files)?;
     }
     Ok(ends)
 }
 
-fn end(settings: &Settings, chance: &Chance, side: Side) -> End {
-    let networks = networks(&settings.addresses, chance);
+/// Client and server without their private keys, and unchecked.
+pub(super) fn ends(settings: &Settings, material: &Material) -> [End; 2] {
+    [Side::Client, Side::Server].map(|side| end(settings, material, side))
+}
+
+/// The file of a private key.
+pub(super) fn key_file(name: &str, private: &PrivateKey) -> File {
+    File { name: format!("{name}.key"), content: line(&private.to_text()) }
+}
+
+fn end(settings: &Settings, material: &Material, side: Side) -> End {
+    let networks = networks(&settings.addresses, material);
     let own: Vec<IpNet> = networks.iter().map(|network| address(network, side)).collect();
     let peers: Vec<IpNet> = networks.iter().map(|network| address(network, side.other())).collect();
     let file =
         |extension: &str, content: Zeroizing<String>| File { name: format!("{}.{extension}", settings.name), content };
-    let mut files = vec![file("toml", configuration(settings, chance, side, &own, &peers).into())];
-    let secret = line(&chance.secret.to_text());
-    match settings.protection {
-        Protection::Keys => {
-            let private = match side {
-                Side::Client => &chance.client,
-                Side::Server => &chance.server,
-            };
-            files.push(file("key", line(&private.to_text())));
-            files.push(file("psk", secret));
-        }
-        Protection::Secret => files.push(file("secret", secret)),
-    }
+    let files = vec![
+        file("toml", configuration(settings, material, side, &own, &peers).into()),
+        file(settings.protection.extension(), line(&material.secret.to_text())),
+    ];
     End { side, addresses: own, files }
 }
 
@@ -114,14 +159,14 @@ fn line(key: &str) -> Zeroizing<String> {
     line
 }
 
-fn networks(addresses: &Addresses, chance: &Chance) -> Vec<IpNet> {
+fn networks(addresses: &Addresses, material: &Material) -> Vec<IpNet> {
     match addresses {
         Addresses::Of(networks) => networks.clone(),
         Addresses::None => Vec::new(),
         Addresses::Random => {
-            let ipv4 = Ipv4Addr::from_bits(0x0a80_0000 | (chance.ipv4 as u32 & 0x007f_fffc));
+            let ipv4 = Ipv4Addr::from_bits(0x0a80_0000 | (material.ipv4 as u32 & 0x007f_fffc));
             // The global and the subnet identifier of RFC 4193.
-            let ipv6 = Ipv6Addr::from_bits(u128::from(0xfd << 56 | chance.ipv6 >> 8) << 64);
+            let ipv6 = Ipv6Addr::from_bits(u128::from(0xfd << 56 | material.ipv6 >> 8) << 64);
             let random = [(IpAddr::from(ipv4), 30), (IpAddr::from(ipv6), 64)];
             random.into_iter().filter_map(|(address, len)| IpNet::new(address, len).ok()).collect()
         }
@@ -140,14 +185,14 @@ pub(super) fn address(network: &IpNet, side: Side) -> IpNet {
     IpNet::new(address, network.prefix_len()).unwrap_or(*network)
 }
 
-fn configuration(settings: &Settings, chance: &Chance, side: Side, own: &[IpNet], peers: &[IpNet]) -> String {
+fn configuration(settings: &Settings, material: &Material, side: Side, own: &[IpNet], peers: &[IpNet]) -> String {
     let Settings { name, server, .. } = settings;
     let (what, other) = match side {
         Side::Client => ("the end that connects", "server"),
         Side::Server => ("the end that waits", "client"),
     };
     let mut text = format!("# Tunnel {name}: {what}. Made by simpletun pair, together with the {other}'s.\n\n");
-    protection(&mut text, settings, chance, side);
+    protection(&mut text, settings, material, side);
     text.push('\n');
     set(&mut text, "interface", name.as_str());
     if settings.kind == LinkLayer::Tap {
@@ -183,20 +228,20 @@ fn configuration(settings: &Settings, chance: &Chance, side: Side, own: &[IpNet]
     text
 }
 
-fn protection(text: &mut String, settings: &Settings, chance: &Chance, side: Side) {
+fn protection(text: &mut String, settings: &Settings, material: &Material, side: Side) {
     let path = |extension: &str| format!("{DIRECTORY}/{}.{extension}", settings.name);
     match settings.protection {
         Protection::Keys => {
             let peer = match side {
-                Side::Client => chance.server.public(),
-                Side::Server => chance.client.public(),
+                Side::Client => &material.server,
+                Side::Server => &material.client,
             };
             text.push_str(
                 "# Encrypted and authenticated by the keys of both ends, and by a secret that both hold beside.\n",
             );
             set(text, "security", "keys");
             set(text, "private-key-file", path("key"));
-            set(text, "peer-public-key", vec![peer.to_string()]);
+            set(text, "peer-public-key", peer.iter().map(ToString::to_string).collect::<Vec<_>>());
             set(text, "psk-file", path("psk"));
         }
         Protection::Secret => {
@@ -217,10 +262,14 @@ fn texts(networks: &[IpNet]) -> Vec<String> {
     networks.iter().map(IpNet::to_string).collect()
 }
 
-fn check(end: &End) -> Result<(), ConfigError> {
-    let Some(file) = end.files.first() else { return Ok(()) };
+/// Reads the files of an end as the daemon will.
+///
+/// # Errors
+/// It would not take them.
+pub(super) fn check(files: &[File]) -> Result<(), ConfigError> {
+    let Some(file) = files.first() else { return Ok(()) };
     let options = Options::from_toml(&file.content, &file.name)?;
-    Config::new(&options, &|_, _| None, &Made(&end.files)).map(drop)
+    Config::new(&options, &|_, _| None, &Made(files)).map(drop)
 }
 
 /// The files as if they were in their place.

@@ -13,17 +13,8 @@ const UNPRIVILEGED: u16 = 1024;
 /// The text for standard output.
 pub(super) fn steps(settings: &Settings, ends: &[End], directory: &Path) -> String {
     let name = &settings.name;
-    let addresses = |end: &End| -> Vec<String> { end.addresses.iter().map(|own| own.addr().to_string()).collect() };
     let mut text = format!("{} has the configurations and keys of tunnel {name}:\n", directory.display());
-    for end in ends {
-        let link = match end.side {
-            Side::Client => format!("connects to {}", settings.server),
-            Side::Server => format!("waits on {} port {}", protocol(settings), settings.server.port),
-        };
-        let addresses = addresses(end).join(" and ");
-        let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses };
-        text += &format!("  {}: {link}, {addresses}\n", end.side.name());
-    }
+    text += &ends_text(settings, ends);
     text += &format!(
         "\nOn the client, if that is this host, as root:\n  \
            install -o simpletun -m 600 {client} {DIRECTORY}/\n  \
@@ -41,6 +32,40 @@ pub(super) fn steps(settings: &Settings, ends: &[End], directory: &Path) -> Stri
     if settings.server.port < UNPRIVILEGED {
         text += "The service may not use a port below 1024 by itself; simpletun@.service says what to add.\n";
     }
+    text += &forwarding(settings);
+    let peer = ends.iter().find(|end| end.side == Side::Server).and_then(|end| addresses(end).into_iter().next());
+    let ping = peer.map(|peer| format!("  ping {peer}\n")).unwrap_or_default();
+    text += &format!("Then, on the client:\n  simpletun check {name}\n{ping}");
+    text += &format!("Whoever has {} has the keys; remove it once they are in place.\n", directory.display());
+    text
+}
+
+/// As firewalls call it.
+pub(super) fn protocol(settings: &Settings) -> &'static str {
+    match settings.protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    }
+}
+
+/// What either end is, each in a line.
+pub(super) fn ends_text(settings: &Settings, ends: &[End]) -> String {
+    let mut text = String::new();
+    for end in ends {
+        let link = match end.side {
+            Side::Client => format!("connects to {}", settings.server),
+            Side::Server => format!("waits on {} port {}", protocol(settings), settings.server.port),
+        };
+        let addresses = addresses(end).join(" and ");
+        let addresses = if addresses.is_empty() { "no address".to_owned() } else { addresses };
+        text += &format!("  {}: {link}, {addresses}\n", end.side.name());
+    }
+    text
+}
+
+/// What hosts with networks behind them have to do.
+pub(super) fn forwarding(settings: &Settings) -> String {
+    let mut text = String::new();
     for (side, networks) in [(Side::Client, &settings.behind_client), (Side::Server, &settings.behind_server)] {
         if !networks.is_empty() {
             let has = |is_ipv4| networks.iter().any(|network| network.addr().is_ipv4() == is_ipv4);
@@ -49,18 +74,11 @@ pub(super) fn steps(settings: &Settings, ends: &[End], directory: &Path) -> Stri
             text += &format!("The {} has to forward:\n  sysctl -w {}\n", side.name(), keys.join(" "));
         }
     }
-    let peer = ends.iter().find(|end| end.side == Side::Server).and_then(|end| addresses(end).into_iter().next());
-    let ping = peer.map(|peer| format!("  ping {peer}\n")).unwrap_or_default();
-    text += &format!("Then, on the client:\n  simpletun check {name}\n{ping}");
-    text += &format!("Whoever has {} has the keys; remove it once they are in place.\n", directory.display());
     text
 }
 
-fn protocol(settings: &Settings) -> &'static str {
-    match settings.protocol {
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
-    }
+fn addresses(end: &End) -> Vec<String> {
+    end.addresses.iter().map(|own| own.addr().to_string()).collect()
 }
 
 /// The files of an end, as a shell finds them and no program takes them for an option or a host.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{
     ConfigError, Endpoint, Host, LinkLayer, MAX_NAME_LEN, Protocol, ServiceLookup, network_or_host, peer_endpoint,
@@ -48,12 +49,23 @@ pub(super) enum Addresses {
 }
 
 /// What the keys are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Protection {
     /// Key pairs and a pre-shared key.
     Keys,
     /// A shared secret.
     Secret,
+}
+
+impl Protection {
+    /// Of the file of what both ends know.
+    pub(super) fn extension(self) -> &'static str {
+        match self {
+            Self::Keys => "psk",
+            Self::Secret => "secret",
+        }
+    }
 }
 
 /// Names that the kernel has other uses for (`net.ipv4.conf.all`, the loopback device).
@@ -109,7 +121,11 @@ impl Settings {
     }
 }
 
-fn name(text: &str) -> Result<String, ConfigError> {
+/// Checks the name of a tunnel.
+///
+/// # Errors
+/// It is not for a device, a file and a service at a time.
+pub(super) fn name(text: &str) -> Result<String, ConfigError> {
     let legal = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
     let problem = if text.len() > MAX_NAME_LEN {
         "a device's name has at most 15 bytes; choose a shorter one"
