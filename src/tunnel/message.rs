@@ -9,6 +9,7 @@ use std::time::Duration;
 use byteorder::{BigEndian, ByteOrder};
 
 use super::crypto::{MAC_LEN, TAG_LEN};
+use super::meter;
 use crate::config::LinkLayer;
 
 /// The version of everything here.
@@ -371,6 +372,8 @@ pub enum Control {
     },
     /// The sender ends its sessions.
     Close(u8),
+    /// Belongs to a measurement.
+    Measure(meter::wire::Message),
     /// None of this version, or malformed.
     Unknown,
 }
@@ -390,7 +393,7 @@ impl Control {
                 Self::Pong { token: BigEndian::read_u64(rest), size: BigEndian::read_u16(&rest[8..]) }
             }
             [3, reason, ..] => Self::Close(*reason),
-            _ => Self::Unknown,
+            _ => meter::wire::Message::parse(plain).map_or(Self::Unknown, Self::Measure),
         }
     }
 
@@ -412,6 +415,7 @@ impl Control {
                 bytes
             }
             Self::Close(reason) => vec![3, reason],
+            Self::Measure(message) => message.to_bytes(),
             Self::Unknown => vec![u8::MAX],
         }
     }

@@ -22,6 +22,7 @@ pub mod identity;
 pub mod keys;
 mod liveness;
 pub mod message;
+pub mod meter;
 pub mod parts;
 pub mod path_mtu;
 pub mod plain;

@@ -3,7 +3,7 @@
 //! Pure: bytes, paths and `now` in; events and messages out; chance comes through [`Randomness`]. Here are the sessions and
 //! what comes through them; `initiator` begins handshakes and reads their answers, `responder` answers them, `state` says
 //! what becomes of the link, `exchange` takes other settings and keys while it is up, `probing` finds out how long its messages
-//! may be, and by `fragments` longer packets cross in parts.
+//! may be, by `fragments` longer packets cross in parts, and `measuring` finds out what the link carries.
 //!
 //! Three rules hold everywhere: nothing is sent, and no state but limits and counters changes, because of a message that
 //! is not authentic; a handshake replaces something only when its session is confirmed; and whatever costs more than
@@ -21,6 +21,7 @@ use super::message::{
     self, CTRL, CloseReason, Control, DATA, FEATURE_FRAGMENTS, FEATURE_SUPER_TCP_V4, FEATURE_SUPER_TCP_V6,
     FEATURE_SUPER_UDP, FEATURES_RELIABLE, FRAG, INIT, Instance, OVERHEAD, RESP, SUPER, Side, Timestamp,
 };
+use super::meter::Meter;
 use super::parts::Joiner;
 use super::path_mtu::PathMtu;
 pub use super::session::Limits;
@@ -31,6 +32,7 @@ use crate::offload::{Checksum, Segmentation};
 mod exchange;
 mod fragments;
 mod initiator;
+mod measuring;
 mod probing;
 mod responder;
 mod settings;
@@ -90,6 +92,9 @@ pub struct Secure {
     joiner: Joiner,
     packets_in_parts: u32,
     part: Vec<u8>,
+    meter: Meter,
+    /// The plaintext of a load that is about to be sealed.
+    load: Vec<u8>,
     up: bool,
     interrupted: bool,
     /// The host sends nothing into the device, whatever it may have to send.
@@ -152,6 +157,8 @@ impl Secure {
             joiner: Joiner::default(),
             packets_in_parts: 0,
             part: Vec::new(),
+            meter: Meter::default(),
+            load: Vec::new(),
             up: false,
             interrupted: false,
             demand_hidden: false,
@@ -307,7 +314,8 @@ impl Secure {
                 self.send_control(Control::Pong { token, size });
             }
             Control::Pong { token, size } => {
-                if !self.handle_probe_answer(token, size, now)
+                if !self.handle_measured_pong(token, now)
+                    && !self.handle_probe_answer(token, size, now)
                     && let Some(liveness) = &mut self.liveness
                 {
                     liveness.ponged(token, now);
@@ -316,7 +324,8 @@ impl Secure {
             // The goodbye of a client that was replaced is not that of its successor. But a peer that leaves before it
             // has seen its newest session confirmed says so by the one before.
             Control::Close(reason) if self.is_of_peer(slot) => self.handle_goodbye(reason, path, now),
-            Control::Close(_) | Control::Empty | Control::Unknown => {}
+            Control::Measure(message) if self.is_of_peer(slot) => self.handle_measurement(message, now),
+            Control::Measure(_) | Control::Close(_) | Control::Empty | Control::Unknown => {}
         }
     }
 
@@ -366,7 +375,8 @@ impl Secure {
         let end = sessions.map(Session::ends_at).min();
         let rekey = self.rekey_at().filter(|_| self.attempt.is_none());
         let liveness = self.liveness.as_ref().filter(|_| self.up).and_then(Liveness::deadline);
-        [attempt, end, rekey, liveness, self.probe_deadline(), self.joiner.deadline()].into_iter().flatten().min()
+        let (probe, parts) = (self.probe_deadline(), self.joiner.deadline());
+        [attempt, end, rekey, liveness, probe, parts, self.meter.deadline()].into_iter().flatten().min()
     }
 
     /// Lets time pass.
@@ -387,6 +397,7 @@ impl Secure {
         self.continue_attempt(now);
         self.handle_probe_timeout(now);
         self.expire_parts(now);
+        self.handle_measurement_timeout(now);
     }
 
     /// When a handshake is begun because the session is old or worn: not while the peer's own, which was answered a

@@ -196,6 +196,7 @@ impl Secure {
             self.events.push_back(Event::Down { idle, peer, why });
         }
         (self.up, self.interrupted) = (false, false);
+        self.meter.handle_down();
     }
 
     /// Ends every session.
@@ -225,6 +226,7 @@ impl Secure {
             self.report_down(Some(Rejection::KeyRemoved), now);
         } else if self.up && ended.is_some() {
             self.interrupted = true;
+            self.meter.handle_down();
             self.events.push_back(Event::Interrupted { peer: link.info.peer, why });
         }
     }
