@@ -77,6 +77,8 @@ pub enum Tool {
     Check(crate::tools::check::Check),
     /// Find out why a tunnel does not work: each check with its cure
     Doctor(Box<crate::tools::doctor::Doctor>),
+    /// Measure what a running link carries, to its peer and back
+    Test(crate::tools::test::Test),
     /// List tun and tap devices
     List(crate::tools::list::List),
     /// Say what crosses a running tunnel, or what the kernel sends into a device

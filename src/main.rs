@@ -65,6 +65,7 @@ fn main() -> ExitCode {
                 Ok(Verdict::Fault) => return Exit::Failure.into(),
                 other => other.map(drop),
             },
+            Some(Tool::Test(test)) => test.run(),
             Some(Tool::List(list)) => list.run(),
             Some(Tool::Dump(dump)) => dump.run(),
             Some(Tool::Echo(echo)) => echo.run(),

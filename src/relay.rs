@@ -3,8 +3,8 @@
 //! It joins device, tunnel and transport and is the only place that sees all three. It has no descriptor of its own
 //! and reads no clock. Every packet that ends here is counted by its cause. `input` and `output` are the two
 //! pumps, `events` what the tunnel decides, `fit` and `too_long` what becomes of packets that the link cannot carry,
-//! `mirror` shows packets to who watches them. What the link's state does to the device's carrier stands in `carrier`,
-//! and what keeps the link from carrying itself in [`loop_guard`].
+//! `mirror` shows packets to who watches them, `testing` measures what the link carries. What the link's state does to the
+//! device's carrier stands in `carrier`, and what keeps the link from carrying itself in [`loop_guard`].
 
 use std::fmt::{self, Display};
 use std::io;
@@ -37,6 +37,7 @@ pub mod loop_guard;
 mod mirror;
 mod output;
 pub mod report;
+mod testing;
 mod too_long;
 mod words;
 
@@ -48,6 +49,7 @@ use mirror::Mirror;
 pub use output::WIRE_LOG;
 use output::{Output, WireLog};
 use report::About;
+use testing::Testing;
 
 /// Packets or super-packets read from the device in one turn, and bytes after which no more are moved.
 const DEVICE_BUDGET: usize = 64;
@@ -108,6 +110,7 @@ pub struct Relay {
     path_changed: bool,
     wire_log: Option<WireLog>,
     mirror: Mirror,
+    testing: Testing,
     /// Why the path that is being taken from the tunnel ended, and when this end tries again.
     ending: Option<(&'static str, Option<Duration>)>,
     has_lost_peer: bool,
@@ -138,6 +141,7 @@ impl Relay {
             path_packet: None,
             path_changed: false,
             mirror: Mirror::new(device.kind()),
+            testing: Testing::default(),
             device,
             transport,
             protocol: link.protocol,
@@ -231,7 +235,8 @@ impl Relay {
 
     /// True if a pump has work: the one predicate for "may I read" and "may I sleep".
     pub fn is_runnable(&self) -> bool {
-        self.may_read_device() || self.may_send_backlog() || self.transport.can_receive()
+        let may_send = self.may_send_backlog() || (self.testing.has_more && self.transport.can_send());
+        self.may_read_device() || may_send || self.transport.can_receive()
     }
 
     /// The device is always read, also while the transport takes nothing: then its packets wait in the backlog. Only while
@@ -275,6 +280,8 @@ impl Relay {
         self.settle_links(now);
         self.outbound(now)?;
         self.inbound(now)?;
+        // Last: what has come may be what it waits for, and what is to be sent otherwise goes first.
+        self.send_load(now);
         self.settle_links(now);
         self.settle_segment(now);
         Ok(())

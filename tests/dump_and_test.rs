@@ -7,10 +7,17 @@ mod common;
 use std::process::Command;
 use std::time::Duration;
 
-use common::daemon::{Daemon, Mark};
-use common::lab::Ns;
-use common::net::transfer;
+use serde_json::{Value, json};
+
+use common::daemon::{Daemon, Mark, server};
+use common::fault_wire::Rates;
+use common::known_keys::Suite;
+use common::lab::{Lab, Ns};
+use common::line;
+use common::net::{Pinging, transfer};
 use common::pair::{FAR, Kind, Pair};
+use common::secure::Protection;
+use common::secure_peer::{SecurePeer, Wire};
 use common::traffic::Pulse;
 use common::wait::{DEADLINE, wait_until};
 
@@ -26,6 +33,15 @@ rows! {
         secure_tcp_tap: (crate::Kind::SECURE_TCP, "-a", 98)
     ) {
         packets_of_a_running_tunnel_are_seen
+    }
+}
+
+rows! {
+    (
+        udp: crate::Kind::SECURE_UDP,
+        tcp: crate::Kind::SECURE_TCP
+    ) {
+        a_link_is_measured_while_it_carries
     }
 }
 
@@ -76,6 +92,10 @@ fn packets_of_a_running_tunnel_are_seen((kind, options, len): (Kind, &str, u32))
     assert_eq!(said.matches(" bytes").count(), listed.lines().count(), "the file has what was said: {said}");
     assert!(said.ends_with("and 0 that were not read fast enough"), "{said}");
 
+    if kind.protection == Protection::Plain {
+        let (code, text) = refused("t1");
+        assert!(code == 1 && text.contains("The link is plain") && text.contains("iperf3"), "{text}");
+    }
     let said = interrupt(verbose);
     assert!(said.lines().last().is_some_and(|line| line.contains(" packets, and 0 ")), "{said}");
     wait_until(DEADLINE, "the daemon has forgotten who has gone", || {
@@ -132,4 +152,100 @@ fn a_reader_that_stops_loses_packets_and_the_tunnel_none() {
     let last = said.lines().last().expect("a line");
     let missed = last.split_whitespace().nth(3).and_then(|word| word.parse::<u32>().ok());
     assert!(missed.is_some_and(|missed| missed > 1000), "{last}");
+}
+
+/// What `test` has found out, as JSON.
+#[track_caller]
+fn measured(args: &str) -> Value {
+    let text = Ns::here().run(&format!("{SIMPLETUN} test {args} --json"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[track_caller]
+fn number(value: &Value, keys: &[&str]) -> f64 {
+    let found = keys.iter().fold(value, |value, key| &value[key]);
+    found.as_f64().unwrap_or_else(|| panic!("{keys:?} in {value}"))
+}
+
+/// What a link of 20 Mbit/s and 40 ms carries each way is found out about, and pings cross it meanwhile.
+fn a_link_is_measured_while_it_carries(kind: Kind) {
+    let (lab, wire) = Lab::with_fault_wire(1);
+    wire.set(Rates { delay: Duration::from_millis(20), ..Rates::default() });
+    for ns in [&lab.local, &lab.remote] {
+        ns.run("tc qdisc add dev eth0 root tbf rate 20mbit burst 16k latency 300ms");
+    }
+    let pair = Pair::on(lab, kind, "");
+    let mut pings = Pinging::start(&pair.lab.local, FAR);
+    let found = measured("t1 --time 1500ms");
+    let (sent, answered) = pings.count();
+    let trip = number(&found, &["round_trip", "median_seconds"]);
+    assert!((0.035..0.4).contains(&trip), "{found}");
+    assert_eq!(number(&found, &["round_trip", "sent"]), 20.0, "{found}");
+    for direction in ["download", "upload"] {
+        let rate = number(&found, &[direction, "bits_per_second"]) / 1e6;
+        assert!((8.0..21.0).contains(&rate), "{direction} {found}");
+        assert!(number(&found, &[direction, "loss"]) < 0.3, "{direction} {found}");
+    }
+    // Over UDP that of the longest packet that the device has.
+    assert!((1400.0..=1500.0).contains(&number(&found, &["path", "mtu"])), "{found}");
+    assert!(sent > 40 && answered * 2 > sent, "{answered} of {sent} pings were answered");
+}
+
+/// Loss in one direction is found there, a rate that is asked for is kept to, and what there is to say is said in words.
+#[test]
+fn loss_is_found_in_the_direction_that_it_happens_in() {
+    let pair = Pair::new(Kind::SECURE_UDP, "");
+    let remote = &pair.lab.remote;
+    remote.run("nft add table netdev lossy");
+    remote.run("nft add chain netdev lossy arriving { type filter hook ingress device eth0 priority 0 ; }");
+    remote.run("nft add rule netdev lossy arriving udp dport 55555 numgen inc mod 10 == 0 drop");
+    let found = measured("t1 --time 1s --rate 8M");
+    let (up, down) = (number(&found, &["upload", "loss"]), number(&found, &["download", "loss"]));
+    assert!((0.05..0.2).contains(&up) && down < 0.05, "{found}");
+    let rate = number(&found, &["download", "bits_per_second"]) / 1e6;
+    assert!((4.0..8.5).contains(&rate), "{found}");
+    remote.run("nft delete table netdev lossy");
+    let said = Ns::here().run(&format!("{SIMPLETUN} test t2 --time 200ms"));
+    let heads: Vec<&str> = said.lines().map(|line| line[..14].trim_end()).collect();
+    assert_eq!(heads, ["round trip", "from the peer", "to the peer", "path"], "{said}");
+    assert!(said.contains("mtu 14") && said.contains("of 20 pings"), "{said}");
+}
+
+/// Runs `test`, which is refused; exit code and what it says.
+fn refused(args: &str) -> (i32, String) {
+    let mut ended = tool(&format!("test {args}"));
+    (ended.wait_exit(), ended.text())
+}
+
+/// One measurement at a time, and who goes away ends it at both ends.
+#[test]
+fn one_link_is_measured_once_at_a_time() {
+    let _pair = Pair::new(Kind::SECURE_TCP, "");
+    let first = tool("test t1 --time 10s");
+    first.wait_for("round trip");
+    for end in ["t1", "t2"] {
+        wait_until(DEADLINE, "the other end is asked", || refused(end).1.contains("under way already"));
+    }
+    drop(first);
+    for end in ["t1", "t2"] {
+        wait_until(DEADLINE, "both ends are free", || refused(&format!("{end} --time 100ms")).0 == 0);
+    }
+    let (code, text) = refused("t1 --time 1h");
+    assert!(code == 2 && text.contains("100ms to 10s"), "{text}");
+}
+
+/// An end that is not there, and one that is older, are named.
+#[test]
+fn an_end_that_cannot_be_measured_is_named() {
+    let lab = Lab::quiet();
+    let daemon = server(&lab.remote, &format!("-i t1 -s --udp --address 10.9.1.1/16 {}", Suite::Secret.far()));
+    let (code, text) = refused("t1");
+    assert!(code == 1 && text.contains("The peer is not there"), "{text}");
+    let keys = Suite::Secret.near_peer();
+    let mut peer = SecurePeer::connect(&lab.local, Wire::Udp, "10.86.43.52:55555", &keys, "");
+    peer.run("handshake", json!({}));
+    daemon.wait_for(line::UP);
+    let (code, text) = refused("t1");
+    assert!(code == 1 && text.contains("The other end does not answer measurements"), "{text}");
+    assert!(text.contains("round trip"), "what is known all the same: {text}");
 }

@@ -228,7 +228,7 @@ impl Client {
             }
             Parsed::Request(request) => {
                 self.stage = match request {
-                    Request::Dump { .. } | Request::More => Stage::Streaming,
+                    Request::Dump { .. } | Request::Test { .. } | Request::More => Stage::Streaming,
                     Request::Watch => Stage::Watching { next_at: now + WATCH_INTERVAL },
                     Request::Status | Request::OpenMetrics | Request::Version => Stage::Answering,
                 };

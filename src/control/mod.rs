@@ -1,7 +1,7 @@
 //! The control socket and the metrics server: who watches is answered by the same loop that moves the packets.
 //!
 //! `door` opens the sockets and says who may come in, `client` is one connection, `request` and `http` read what is asked
-//! for, [`status`], [`metrics`] and [`capture`] are what is told. Nothing here waits, and everything is bounded: connections, bytes and
+//! for, [`status`], [`metrics`], [`capture`] and [`testing`] are what is told. Nothing here waits, and everything is bounded: connections, bytes and
 //! time of each, and what is done in one turn. Clients that are slow, silent or wrong cost nothing but their own
 //! connection. The protocol is described in `docs/STATUS.md`.
 
@@ -18,6 +18,7 @@ use crate::config::{ControlChoice, ControlConfig};
 use crate::fault::FaultLog;
 use crate::relay::Relay;
 use crate::relay::report::{Moment, seconds};
+use crate::tunnel::meter::Plan;
 
 pub mod capture;
 mod client;
@@ -26,6 +27,7 @@ mod http;
 pub mod metrics;
 mod request;
 pub mod status;
+pub mod testing;
 
 use capture::Preamble;
 use client::{Client, Progress};
@@ -234,11 +236,15 @@ impl Control {
             Request::Watch if watchers >= MAX_WATCHERS => Err("Too many connections watch already"),
             Request::Watch => Ok(self.json(relay, moment)),
             Request::Dump { snap } => capture(relay, number, snap, moment),
-            Request::More => relay.mirror_mut().take(number).map(Rc::from).ok_or("It has ended"),
+            Request::Test { ms, kbit } => {
+                let plan = Plan { time: Duration::from_millis(ms.into()), kbit };
+                relay.start_test(number, plan, moment.now).map(|()| Rc::from([]))
+            }
+            Request::More => relay.take_news(number).map(Rc::from).ok_or("It has ended"),
         });
         match progress {
             Progress::Done => {
-                relay.mirror_mut().forget(number);
+                relay.forget_watcher(number, moment.now);
                 debug!("status connection {number} has ended");
             }
             Progress::Waits => self.clients[place] = Some(client),

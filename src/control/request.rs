@@ -1,9 +1,12 @@
-//! What a client of the control socket asks for: one line with one word, and for some a number behind it. Pure.
+//! What a client of the control socket asks for: one line with one word, and for some numbers behind it. Pure.
 
 use super::capture::MAX_SNAP;
 
 /// The longest request in bytes, with its end of line.
 pub const MAX_LINE: usize = 1024;
+
+/// How long each direction of a link is loaded if nothing else is asked for.
+const DEFAULT_TEST_MS: u32 = 2000;
 
 /// A question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,13 @@ pub enum Request {
         /// Bytes of each packet at most.
         snap: usize,
     },
+    /// A measurement of the link.
+    Test {
+        /// How long each direction is loaded, in milliseconds.
+        ms: u32,
+        /// The greatest rate in kbit/s; 0 is as fast as it goes.
+        kbit: u32,
+    },
     /// What there is to go on with; no client writes it, its connection asks so by itself.
     More,
 }
@@ -28,7 +38,7 @@ pub enum Request {
 impl Request {
     /// True if the answer holds what is not for everybody who may see the status.
     pub fn is_confidential(self) -> bool {
-        matches!(self, Self::Dump { .. })
+        matches!(self, Self::Dump { .. } | Self::Test { .. })
     }
 }
 
@@ -43,12 +53,13 @@ pub enum Parsed {
     Mistake(Vec<u8>),
 }
 
-const VERBS: [(&str, Request); 5] = [
+const VERBS: [(&str, Request); 6] = [
     ("status", Request::Status),
     ("watch", Request::Watch),
     ("openmetrics", Request::OpenMetrics),
     ("version", Request::Version),
     ("dump", Request::Dump { snap: MAX_SNAP }),
+    ("test", Request::Test { ms: DEFAULT_TEST_MS, kbit: 0 }),
 ];
 
 /// Reads a request; `is_all` says that nothing more will come, which ends a line, too.
@@ -63,14 +74,20 @@ pub fn parse(input: &[u8], is_all: bool) -> Parsed {
         None => return Parsed::Incomplete,
     };
     let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    let (word, number) = (words.next().unwrap_or_default(), words.next());
+    let word = words.next().unwrap_or_default();
     let request = VERBS.iter().find(|(verb, _)| verb.as_bytes() == word).map(|(_, request)| *request);
-    match (request, number) {
-        (Some(request), None) => Parsed::Request(request),
-        (Some(Request::Dump { .. }), Some(number)) if words.next().is_none() => match parse_number(number) {
-            Some(snap) => Parsed::Request(Request::Dump { snap }),
-            None => Parsed::Mistake(error("dump takes the number of bytes that are wanted of each packet")),
-        },
+    let numbers: Option<Vec<u32>> = words.map(parse_number).collect();
+    match (request, numbers.as_deref()) {
+        (Some(request), Some([])) => Parsed::Request(request),
+        (Some(Request::Dump { .. }), Some([snap])) => Parsed::Request(Request::Dump { snap: *snap as usize }),
+        (Some(Request::Test { .. }), Some([ms])) => Parsed::Request(Request::Test { ms: *ms, kbit: 0 }),
+        (Some(Request::Test { .. }), Some([ms, kbit])) => Parsed::Request(Request::Test { ms: *ms, kbit: *kbit }),
+        (Some(Request::Dump { .. }), _) => {
+            Parsed::Mistake(error("dump takes the number of bytes that are wanted of each packet"))
+        }
+        (Some(Request::Test { .. }), _) => {
+            Parsed::Mistake(error("test takes a time in milliseconds and a rate in kbit/s"))
+        }
         _ => {
             let verbs = VERBS.map(|(verb, _)| verb).join(", ");
             Parsed::Mistake(error(&format!("Unknown request; this version knows {verbs}")))
@@ -78,7 +95,7 @@ pub fn parse(input: &[u8], is_all: bool) -> Parsed {
     }
 }
 
-fn parse_number(word: &[u8]) -> Option<usize> {
+fn parse_number(word: &[u8]) -> Option<u32> {
     std::str::from_utf8(word).ok()?.parse().ok()
 }
 
@@ -117,6 +134,17 @@ mod tests {
         assert_eq!(parse(b"dump 96\n", false), Parsed::Request(Request::Dump { snap: 96 }));
         assert_eq!(parse(b"dump\n", false), Parsed::Request(Request::Dump { snap: MAX_SNAP }));
         for wrong in ["dump -1\n", "dump 1 2\n", "dump x\n", "dump 99999999999999999999999\n"] {
+            assert!(matches!(parse(wrong.as_bytes(), false), Parsed::Mistake(_)), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_measurement_may_be_asked_for_with_time_and_rate() {
+        let request = |ms, kbit| Parsed::Request(Request::Test { ms, kbit });
+        assert_eq!(parse(b"test\n", false), request(DEFAULT_TEST_MS, 0));
+        assert_eq!(parse(b"test 5000\n", false), request(5000, 0));
+        assert_eq!(parse(b"test 5000 64\n", false), request(5000, 64));
+        for wrong in ["test x\n", "test 1 2 3\n", "test 4294967296\n"] {
             assert!(matches!(parse(wrong.as_bytes(), false), Parsed::Mistake(_)), "{wrong:?}");
         }
     }

@@ -47,11 +47,6 @@ impl Relay {
     pub fn mirror_mut(&mut self) -> &mut Mirror {
         &mut self.mirror
     }
-
-    /// True if this watcher of packets has something to be told.
-    pub fn has_news(&self, number: u64) -> bool {
-        self.mirror.has_news(number)
-    }
 }
 
 impl Mirror {
@@ -84,9 +79,9 @@ impl Mirror {
         }
     }
 
-    /// True if something waits for this watcher.
-    pub fn has_news(&self, number: u64) -> bool {
-        self.watchers.iter().any(|watcher| watcher.number == number && !watcher.is_idle())
+    /// Whether something waits for this watcher; `None` if it is not known.
+    pub fn has_news(&self, number: u64) -> Option<bool> {
+        self.watchers.iter().find(|watcher| watcher.number == number).map(|watcher| !watcher.is_idle())
     }
 
     /// What waits for a watcher; `None` if it is not known.
@@ -188,7 +183,7 @@ mod tests {
         let later = began.now + Duration::from_millis(1500);
         mirror.packet(Direction::Out, b"abcdefg", later);
         mirror.packet(Direction::In, b"xyz", later);
-        assert!(mirror.has_news(1) && mirror.has_news(2) && !mirror.has_news(3));
+        assert_eq!([1, 2, 3].map(|number| mirror.has_news(number)), [Some(true), Some(true), None]);
         let cut = read(&mirror.take(1).expect("it watches"));
         assert_eq!(cut, (vec![(Direction::Out, 7, b"abcd".to_vec()), (Direction::In, 3, b"xyz".to_vec())], 0));
         let mut reader = Reader::default();
@@ -216,7 +211,7 @@ mod tests {
         let stream = mirror.take(1).expect("it watches");
         assert!(stream.len() <= ROOM);
         assert_eq!((read(&stream).0.len(), read(&stream).1), (fitting, 5));
-        assert!(!mirror.has_news(1), "told once");
+        assert_eq!(mirror.has_news(1), Some(false), "told once");
         (0..fitting + 1).for_each(|_| mirror.packet(Direction::In, &packet, began.now));
         mirror.packet(Direction::In, &[], began.now);
         let (packets, lost) = read(&mirror.take(1).expect("it watches"));

@@ -12,3 +12,4 @@ pub mod mktun;
 pub mod pair;
 pub mod relatives;
 pub mod status;
+pub mod test;

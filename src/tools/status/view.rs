@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::rates::Rates;
-use crate::control::status::Status;
+use crate::control::status::{PathStatus, Status};
 
 /// The compact view of one tunnel, of several lines.
 pub fn human(status: &Status) -> String {
@@ -103,10 +103,16 @@ pub fn path(status: &Status) -> String {
     let mut parts = Vec::new();
     parts.extend(report.rtt_seconds.map(|seconds| format!("rtt {}", rtt(seconds))));
     parts.extend(report.loss.map(|loss| format!("loss {}", percent(loss.recent))));
-    let source = report.path.mtu_source.as_deref().map(|source| format!(" ({source})")).unwrap_or_default();
-    parts.extend(report.path.mtu.map(|mtu| format!("mtu {mtu}{source}")));
-    parts.extend(report.path.max_packet.map(|packet| format!("packets up to {packet}")));
+    parts.extend(lengths(&report.path));
     if parts.is_empty() { "nothing is known".to_owned() } else { parts.join(", ") }
+}
+
+/// How long what crosses the path may be.
+pub fn lengths(path: &PathStatus) -> Vec<String> {
+    let source = path.mtu_source.as_deref().map(|source| format!(" ({source})")).unwrap_or_default();
+    let mtu = path.mtu.map(|mtu| format!("mtu {mtu}{source}"));
+    let packet = path.max_packet.map(|packet| format!("packets up to {packet}"));
+    [mtu, packet].into_iter().flatten().collect()
 }
 
 fn times(count: u64) -> String {
