@@ -85,7 +85,8 @@ impl<'a> Patient<'a> {
     fn is_cured_with(&self, check: &str, verdict: &str, words: &str, fill_in: impl Fn(&str) -> String) {
         let cure = fill_in(&self.suffers(check, verdict, words));
         self.take(&cure);
-        self.is_well(check);
+        // Whoever was ended takes a moment.
+        wait_until(DEADLINE, format!("health of {check} after {cure}"), || self.says(check).0 == "ok");
     }
 
     /// Runs a cure, as root.
@@ -125,6 +126,10 @@ fn the_device_node_and_the_limits_of_the_machine() {
     let cure = machine.suffers("driver", FAIL, "has not loaded tun");
     assert!(cure.ends_with("modprobe tun"), "{cure}");
 
+    let without_rights = ["--bounding-set=-net_admin", &public_binary(), "doctor"];
+    let output = here.command("setpriv").args(without_rights).output().expect("run setpriv");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("root has no CAP_NET_ADMIN here") && output.status.code() == Some(1), "{said}");
     let output =
         here.command("prlimit").args(["--nofile=64", &public_binary(), "doctor"]).output().expect("run prlimit");
     let said = String::from_utf8_lossy(&output.stdout);
@@ -154,6 +159,10 @@ fn the_device_and_who_has_it() {
     assert!(cure.contains("--bridge br7"), "{cure}");
     let bridged = Patient::new(&host, "-i tap8 -a -s --bridge br8");
     bridged.is_cured("bridge", FAIL, "br8 does not exist");
+    let created = Patient::new(&host, "-i tap8 -a -s --bridge br9 --bridge-create no8");
+    created.is_cured_with("bridge", FAIL, "no8 of bridge-create does not exist", |_| {
+        "ip link add no8 type veth peer name end8".to_owned()
+    });
     Patient::new(&host, "-i tap8 -a -s --bridge end5").suffers("bridge", FAIL, "end5 is no bridge");
     Patient::new(&host, "-i tun9 -s --bind-device no9").suffers("bind-device", FAIL, "no9");
 
@@ -197,7 +206,7 @@ fn the_port_and_the_firewall() {
         let mut other = ns.start(&format!("socat -u {listen}:55555 OPEN:/dev/null"));
         wait_until(DEADLINE, "socat at the port", || server.says("port").0 == FAIL);
         server.is_cured("port", FAIL, "is in use by socat");
-        assert!(!other.is_running());
+        wait_until(DEADLINE, "end of socat", || !other.is_running());
     }
     let elsewhere = Patient::new(ns, "-i tun3 -s --bind 10.9.9.9");
     elsewhere.is_cured_with("port", FAIL, "no address of this host", |cure| cure.replace("INTERFACE", "eth0"));

@@ -46,6 +46,9 @@ pub fn check(subject: &Subject) -> Vec<Finding> {
         let is_right = netlink.link(bridge.as_str()).ok().map(|link| is_bridge(&link));
         findings.push(judge_bridge(bridge.as_str(), is_right));
     }
+    for port in &config.network.lan_ports {
+        findings.push(judge_lan_port(port.as_str(), netlink.link(port.as_str()).is_ok()));
+    }
     if let Some(output) = config.link.bind_device.as_deref().filter(|output| netlink.link(output).is_err()) {
         let found = format!("the interface {output} of bind-device does not exist");
         findings.push(Finding::fault("bind-device", found, "ip -br link shows those that do"));
@@ -127,12 +130,18 @@ fn judge_holder(name: &str, holder: Option<&Holder>, is_ours: bool, facts: &Fact
 /// The command that ends a process: its service, if it is one.
 pub fn end_of(pid: u32) -> String {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let unit = groups.lines().filter_map(|line| line.rsplit('/').next()).find(|unit| unit.ends_with(".service"));
-    match unit {
-        // That of a user's session ends more than the program.
-        Some(unit) if !unit.starts_with("user@") => format!("systemctl stop {unit}"),
-        _ => format!("kill {pid}"),
+    match service(&groups) {
+        Some(unit) => format!("systemctl stop {}", shell_words::quote(unit)),
+        None => format!("kill {pid}"),
     }
+}
+
+/// The service of the system that a process belongs to, by its control groups. Below those of a user's session names are
+/// that user's choice.
+fn service(groups: &str) -> Option<&str> {
+    // Each line has a number, controllers and a path (cgroups(7)).
+    let paths = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)?.strip_prefix("/system.slice/"));
+    paths.filter_map(|path| path.rsplit('/').next()).find(|unit| unit.ends_with(".service"))
 }
 
 fn parent(pid: u32) -> Option<u32> {
@@ -158,6 +167,16 @@ fn judge_bridge(bridge: &str, is_right: Option<bool>) -> Finding {
             format!("ip link add {bridge} type bridge && ip link set {bridge} up"),
         ),
     }
+}
+
+/// A device that becomes a port of the bridge that is made.
+fn judge_lan_port(port: &str, exists: bool) -> Finding {
+    const CHECK: &str = "bridge";
+    if exists {
+        return Finding::ok(CHECK, format!("{port} is there and becomes a port"));
+    }
+    let found = format!("{port} of bridge-create does not exist");
+    Finding::fault(CHECK, found, "ip -br link shows those that do")
 }
 
 /// What systemd-networkd and NetworkManager think of the device.
@@ -259,6 +278,18 @@ mod tests {
         assert_eq!(judged(Some("tun3:connected (externally)\n")).verdict, Verdict::Ok);
         assert_eq!(judged(Some("tun3:disconnected\n")).verdict, Verdict::Warning);
         assert_eq!(judged(Some("eth0:connected\n")).verdict, Verdict::Note);
+    }
+
+    #[test]
+    fn a_process_is_ended_with_its_service_if_that_is_the_system_s() {
+        assert_eq!(service("0::/system.slice/system-a.slice/a@b.service\n"), Some("a@b.service"));
+        let of_session = "0::/user.slice/user-7.slice/user@7.service/";
+        for text in ["x;y.service", "system.slice/x.service"].map(|path| format!("{of_session}{path}")) {
+            assert_eq!(service(&text), None, "{text}");
+        }
+        for text in ["0::/", "", "0::/system.slice/a.scope"] {
+            assert_eq!(service(text), None, "{text}");
+        }
     }
 
     #[test]

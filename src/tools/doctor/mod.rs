@@ -51,7 +51,7 @@ pub struct Doctor {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Print JSON
+    /// Print JSON: the findings, each with its check, its verdict (ok, note, warn or fail), what was found and the cure
     #[arg(long)]
     json: bool,
 

@@ -40,6 +40,7 @@ pub fn check(subject: &Subject) -> Vec<Finding> {
     let Ok(mut netlink) = Netlink::open() else { return findings };
     let own = subject.device().and_then(|name| netlink.link(name).ok());
     let table = routes::all();
+    let inside = inside(config);
     for address in &addresses {
         let way = Way {
             to: *address,
@@ -48,13 +49,20 @@ pub fn check(subject: &Subject) -> Vec<Finding> {
             beside: routes::best(&table, *address, |route| Some(route.device.as_str()) != subject.device()),
             is_pinned: config.link.bind_device.is_some() || config.link.fwmark.is_some(),
         };
-        findings.push(judge_route(&way, own.as_ref().map(|link| link.index), &config.network.routes));
+        findings.push(judge_route(&way, own.as_ref().map(|link| link.index), &inside));
     }
     if let Some(path) = addresses.iter().find_map(|address| path_mtu(&mut netlink, config, *address)) {
         let probed = subject.running.as_ref().and_then(|status| status.report.path.mtu);
         findings.push(judge_mtu(config, own.map(|link| (link.name, link.mtu)), path, probed));
     }
     findings
+}
+
+/// What is reached through the tunnel once it runs.
+fn inside(config: &Config) -> Vec<IpNet> {
+    let addresses = config.network.addresses.iter();
+    let subnets = addresses.filter_map(|it| IpNet::new(it.peer.unwrap_or(it.local), it.prefix_len).ok());
+    config.network.routes.iter().copied().chain(subnets.map(|subnet| subnet.trunc())).collect()
 }
 
 fn endpoint(config: &Config) -> Option<&Endpoint> {

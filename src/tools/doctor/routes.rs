@@ -22,7 +22,7 @@ impl Route {
     /// The command that leads one address the same way.
     pub fn pin(&self, to: IpAddr) -> String {
         let via = self.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
-        format!("ip route add {to}{via} dev {}", self.device)
+        format!("ip route add {to}{via} dev {}", shell_words::quote(&self.device))
     }
 }
 
