@@ -7,6 +7,7 @@ mod common;
 use common::container::{Container, PATIENCE, Release};
 use common::lab::Lab;
 use common::wait::{wait_for, wait_until};
+use serde_json::Value;
 
 const UNIT: &str = "simpletun@link";
 const CONFIG: &str = "/etc/simpletun/link.toml";
@@ -43,6 +44,13 @@ fn an_enabled_tunnel_comes_with_the_boot() {
     hosts.remote.reboot();
     hosts.wait_for_tunnel();
     assert_eq!(hosts.remote.show(UNIT, "ActiveState"), "active");
+    // Nothing is wrong with either of them.
+    for host in [&hosts.local, &hosts.remote] {
+        host.run("simpletun doctor link");
+        for check in ["configuration", "keys", "tunnel", "device node", "capabilities", "holder", "service"] {
+            assert_eq!(diagnosis(host, "link", check)[0], "ok", "{check}: {:?}", diagnosis(host, "link", check));
+        }
+    }
     for host in [&hosts.local, &hosts.remote] {
         holds_no_right(host);
         // Who is in the group may ask how the tunnel is, and nobody else.
@@ -134,6 +142,60 @@ fn a_daemon_that_dies_or_hangs_is_begun_anew() {
     assert!(!hosts.remote.succeeds("systemctl start simpletun@broken"));
     assert_eq!(hosts.remote.show("simpletun@broken", "ActiveState"), "failed");
     assert_eq!(hosts.remote.show("simpletun@broken", "NRestarts"), "0");
+    services_get_well_by_what_doctor_says(&hosts.remote);
+}
+
+/// Each fault of a service is found, and what doctor prints cures it.
+fn services_get_well_by_what_doctor_says(host: &Container) {
+    let [verdict, found, _] = diagnosis(host, "broken", "service");
+    assert!(verdict == "fail" && found.contains("unknown field"), "{found}");
+    assert_eq!(diagnosis(host, "broken", "configuration")[0], "fail");
+    host.write("/etc/simpletun/broken.toml", "security = 'plain'\ninterface = 'st-broken'\nserver = true\nport = 80\n");
+    // Right by now, and without the right to its port.
+    let [.., cure] = diagnosis(host, "broken", "service");
+    assert!(cure.starts_with("systemctl restart simpletun@broken"), "{cure}");
+    is_cured(host, "broken", "capabilities", "fail", "port 80 takes CAP_NET_BIND_SERVICE");
+    is_cured(host, "broken", "service", "note", "will not be there after the next boot");
+    host.run("systemctl stop simpletun@broken");
+    is_cured(host, "broken", "service", "warn", "does not run");
+    host.run("systemctl disable --now simpletun@broken");
+    host.run("systemctl mask simpletun@broken");
+    is_cured(host, "broken", "service", "fail", "is masked");
+
+    host.write("/etc/systemd/system/simpletun@link.service.d/less.conf", "[Service]\nAmbientCapabilities=\n");
+    host.run("systemctl daemon-reload");
+    is_cured(host, "link", "capabilities", "fail", "starts without CAP_NET_ADMIN");
+    host.write("/etc/systemd/system/simpletun@link.service.d/less.conf", "[Service]\nLimitNOFILE=100\n");
+    is_cured(host, "link", "service", "warn", "systemd has not read it again");
+    is_cured(host, "link", "limits", "warn", "100 descriptors");
+    let closed = "systemd-run --quiet --pipe --wait -p DevicePolicy=closed simpletun doctor link";
+    let said = String::from_utf8_lossy(&host.try_run(closed).stdout).into_owned();
+    assert!(said.contains("the device 10:200 is not allowed here") && said.contains("--bind=/dev/net/tun"), "{said}");
+    host.run(&format!("chown root {SECRET}"));
+    is_cured(host, "link", "keys", "fail", "simpletun may not read");
+    host.run("chmod 700 /etc/simpletun");
+    is_cured(host, "link", "configuration", "fail", "simpletun may not enter /etc/simpletun");
+}
+
+/// Verdict, text and cure of a check of doctor's: of several findings the first that is not as it should be.
+#[track_caller]
+fn diagnosis(host: &Container, tunnel: &str, check: &str) -> [String; 3] {
+    let output = host.try_run(&format!("simpletun doctor {tunnel} --json"));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let findings = answer["findings"].as_array().expect("findings");
+    let of_check = || findings.iter().filter(|finding| finding["check"] == check);
+    let finding = of_check().find(|finding| finding["verdict"] != "ok").or_else(|| of_check().next());
+    let finding = finding.unwrap_or_else(|| panic!("no {check} in {findings:#?}"));
+    ["verdict", "found", "cure"].map(|key| finding[key].as_str().unwrap_or_default().to_owned())
+}
+
+/// There is this finding, and it is no more once what is printed with it has been typed.
+#[track_caller]
+fn is_cured(host: &Container, tunnel: &str, check: &str, verdict: &str, words: &str) {
+    let [given, found, cure] = diagnosis(host, tunnel, check);
+    assert!(given == verdict && found.contains(words), "{check}: {given} {found}");
+    host.shell(&cure);
+    wait_until(PATIENCE, format!("health of {check} after {cure}"), || diagnosis(host, tunnel, check)[0] == "ok");
 }
 
 /// `systemctl stop` leaves the host as it was before, with a device of the daemon's and with one that was there; and so
@@ -280,6 +342,17 @@ fn networkd_leaves_the_device_alone() {
     assert!(ours.ends_with("unmanaged"), "{links}");
     assert!(!local.run("ip addr show dev st-link").contains("10.99.0.1"));
     hosts.wait_for_tunnel();
+
+    // A device of another name has to be given to the tunnel.
+    assert_eq!(diagnosis(local, "link", "networkd")[0], "ok");
+    local.write("/etc/simpletun/other.toml", "security = 'plain'\ninterface = 'tun7'\nserver = true\nport = 4000\n");
+    local.write("/etc/systemd/network/20-tun.network", "[Match]\nName=tun*\n[Network]\nAddress=10.99.0.2/24\n");
+    local.run("networkctl reload");
+    assert_eq!(diagnosis(local, "other", "networkd")[0], "note");
+    local.run("systemctl start simpletun@other");
+    let is_taken = || diagnosis(local, "other", "networkd")[0] == "warn";
+    wait_until(PATIENCE, "networkd at the other device", is_taken);
+    is_cured(local, "other", "networkd", "warn", "systemd-networkd manages tun7");
 }
 
 /// NetworkManager, which runs when the package comes, sees the device and leaves it alone.
@@ -294,6 +367,15 @@ fn network_manager_leaves_the_device_alone() {
             (states.contains("st-link:") && states.contains("eth0:connected")).then_some(states)
         });
         assert!(states.lines().any(|line| line == "st-link:unmanaged"), "{states}");
+        assert_eq!(diagnosis(host, "link", "NetworkManager")[0], "ok");
+        // A device of another name has to be given to the tunnel.
+        host.run("ip tuntap add dev tun7 mode tun");
+        let device = "nmcli --terse --fields DEVICE device";
+        wait_until(PATIENCE, "other device in its list", || host.run(device).contains("tun7"));
+        host.run("nmcli device set tun7 managed yes");
+        host.write("/etc/simpletun/other.toml", "security = 'plain'\ninterface = 'tun7'\nserver = true\nport = 4000\n");
+        wait_until(PATIENCE, "NetworkManager at it", || diagnosis(host, "other", "NetworkManager")[0] == "warn");
+        is_cured(host, "other", "NetworkManager", "warn", "NetworkManager manages tun7");
     }
     hosts.wait_for_tunnel();
 }

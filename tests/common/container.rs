@@ -102,9 +102,19 @@ impl Container {
     }
 
     pub fn try_run(&self, line: &str) -> Output {
+        self.enter(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    fn enter(&self, words: &[&str]) -> Output {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &self.leader.to_string(), "-a", "--"]).args(line.split_whitespace());
-        command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{line}: {error}"))
+        command.args(["-t", &self.leader.to_string(), "-a", "--"]).args(words);
+        command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// Runs what an administrator types, which must succeed; its standard output.
+    #[track_caller]
+    pub fn shell(&self, line: &str) -> String {
+        succeed(self.enter(&["sh", "-e", "-c", line]), format_args!("{line} (in {})", self.ns.label()))
     }
 
     pub fn succeeds(&self, line: &str) -> bool {
