@@ -23,6 +23,7 @@ const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";
 
 const SUPER: u8 = 0xf5;
+const FRAG: u8 = 0xf7;
 
 macro_rules! rows {
     ($($name:ident: $role:ident over $wire:ident with $suite:ident;)*) => {
@@ -208,6 +209,65 @@ fn packets_in_parts_cross_to_and_from_the_second_implementation() {
     }
     let statistics = daemon.statistics();
     assert_eq!((statistics.get("split"), statistics.get("joined")), (2, 4), "{statistics:?}");
+}
+
+/// Parts that no honest end sends, from a peer that has the keys: they cost their own packet and nothing else. None
+/// reaches the device, memory stays within its cap, and packets in parts still cross.
+#[test]
+fn hostile_parts_cost_their_packet_and_nothing_else() {
+    let (lab, daemon, mut peer) = super_link(Wire::Udp);
+    request_of(&mut peer, "10.9.0.1", "10.9.1.1", "the handshake");
+    let (before, memory) = (device_packets(&lab), daemon.usage().resident_kib);
+    let hostile = hostile_parts();
+    for (what, parts) in &hostile {
+        for plaintext in parts {
+            peer.run("seal", json!({ "type": FRAG, "plaintext": hex(plaintext) }));
+        }
+        request_of(&mut peer, "10.9.0.1", "10.9.1.1", what);
+    }
+    let grown = daemon.usage().resident_kib.saturating_sub(memory);
+    assert!(grown < 4096, "{grown} KiB more than before");
+    let statistics = daemon.statistics();
+    assert!(statistics.get("drop-incomplete") > NEVER_WHOLE / 2, "{statistics:?}");
+    assert!(statistics.get(stat::DROP_INVALID) >= 5, "{statistics:?}");
+    let packet = echo_request("10.9.0.1", "10.9.1.1", 2, 1000);
+    for (number, bytes) in (0..).zip(packet.chunks(500)) {
+        let plaintext = part(77, number * 500, packet.len() as u16, bytes);
+        peer.run("seal", json!({ "type": FRAG, "plaintext": hex(&plaintext) }));
+    }
+    assert_eq!(echo_reply_sequence(&peer.receive(1)[0]), Some(2), "parts that are in order");
+    // The echo requests alone reached the device.
+    assert_eq!(device_packets(&lab), before + hostile.len() as u64 + 1);
+}
+
+/// Packets of which nothing but the first part comes.
+const NEVER_WHOLE: u64 = 500;
+
+fn hostile_parts() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let packet = echo_request("10.9.0.1", "10.9.1.1", 1, 1000);
+    let (total, (first, second)) = (packet.len() as u16, packet.split_at(500));
+    let never_whole = (0..NEVER_WHOLE as u32).map(|number| part(1000 + number, 0, u16::MAX, &[0; 1000]));
+    vec![
+        ("nothing", vec![Vec::new()]),
+        ("part of a header", vec![part(1, 0, total, &[])[..7].to_vec()]),
+        ("no bytes of the packet", vec![part(2, 0, total, &[])]),
+        ("bytes behind the packet", vec![part(3, total - 1, total, &[0; 2])]),
+        ("bytes behind all packets", vec![part(4, u16::MAX, u16::MAX, &[0; 9])]),
+        ("a packet of no length", vec![part(5, 0, 0, &[0])]),
+        ("an overlap", vec![part(6, 0, total, &packet[..501]), part(6, 500, total, second)]),
+        (
+            "a part twice",
+            [first, first, second].map(|bytes| part(7, if bytes == first { 0 } else { 500 }, total, bytes)).into(),
+        ),
+        ("two lengths", vec![part(8, 0, total, first), part(8, 500, total + 1, second)]),
+        ("too many parts", (0..65).map(|offset| part(9, offset, 65, &[0x45])).collect()),
+        ("another packet's second part", vec![part(10, 0, total, first), part(11, 500, total, second)]),
+        ("packets that are never whole", never_whole.collect()),
+    ]
+}
+
+fn part(packet: u32, offset: u16, total: u16, bytes: &[u8]) -> Vec<u8> {
+    [&packet.to_be_bytes()[..], &offset.to_be_bytes(), &total.to_be_bytes(), bytes].concat()
 }
 
 #[test]
