@@ -19,8 +19,9 @@ use simpletun::tunnel::handshake::{self, Ephemeral, Initiation, Invitation, Sess
 use simpletun::tunnel::identity::Identity;
 use simpletun::tunnel::keys::{PrivateKey, PublicKey, SharedSecret};
 use simpletun::tunnel::message::{
-    Answer, CTRL, DATA, HEADER_LEN, Header, OVERHEAD, Offer, SUPER, Side, Status, Suite, Timestamp,
+    Answer, CTRL, DATA, FRAG, HEADER_LEN, Header, OVERHEAD, Offer, SUPER, Side, Status, Suite, Timestamp,
 };
+use simpletun::tunnel::parts::{Joiner, Part};
 use simpletun::tunnel::secure::{Endpoint, Limits, Persistence, Randomness, Secure, Settings};
 use simpletun::tunnel::{Opened, Path, PathInfo, Refused, Transmit};
 use zeroize::Zeroizing;
@@ -333,7 +334,7 @@ fn check_direction(direction: &Value, aead: Aead, sealer: &mut Sealer, opener: &
     let mut same = Sealer::new(&noise_key, aead).expect("a key");
     let messages = list(&direction["messages"]);
     let kinds: Vec<u8> = messages.iter().map(|message| number(&message["type"])).collect();
-    assert!([DATA, SUPER, CTRL].iter().all(|kind| kinds.contains(kind)));
+    assert!([DATA, SUPER, CTRL, FRAG].iter().all(|kind| kinds.contains(kind)));
     for expected in messages {
         let what = text(&expected["what"]);
         let (plain, whole) = (bytes(&expected["plaintext"]), bytes(&expected["message"]));
@@ -404,6 +405,32 @@ fn a_super_packet_stands_for_the_same_packets() {
     assert_eq!(segments.count(), expected.len());
     for packet in expected {
         assert_eq!(segments.next_packet().as_deref(), Some(bytes(packet).as_slice()));
+    }
+}
+
+/// The parts of a packet, in whatever order they come, and as they are written.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a starting point for virtual time")]
+fn the_parts_in_the_vectors_are_a_packet() {
+    let (cases, now) = (cases(), Instant::now());
+    for direction in cases.iter().flat_map(|case| [&case["initiator_to_responder"], &case["responder_to_initiator"]]) {
+        let messages = list(&direction["messages"]);
+        let plain: Vec<Vec<u8>> = messages
+            .iter()
+            .filter(|message| number::<u8>(&message["type"]) == FRAG)
+            .map(|message| bytes(&message["plaintext"]))
+            .collect();
+        let parts: Vec<Part<'_>> = plain.iter().map(|plain| Part::parse(plain).expect("a part")).collect();
+        let mut joiner = Joiner::default();
+        assert_eq!(joiner.take(1, parts[1], 0, now), Ok(None));
+        let joined = joiner.take(1, parts[0], 0, now).expect("parts of one packet").expect("a whole packet");
+        let payload: Vec<u8> = (0..281u32).map(|number| (number % 251) as u8).collect();
+        assert_eq!((joined.bytes.len(), joined.bytes[0], &joined.bytes[20..]), (301, 0x45, payload.as_slice()));
+        for (part, plain) in parts.iter().zip(&plain) {
+            let mut written = Vec::new();
+            part.write(&mut written);
+            assert_eq!(&written, plain);
+        }
     }
 }
 
@@ -479,6 +506,7 @@ fn a_link_that_begins_says_and_understands_what_is_in_the_vectors() {
                 }
                 (DATA, false) => assert_eq!(opened, Err(Refused::Invalid), "no packet of this kind of device"),
                 (SUPER, _) => assert_eq!(opened, Ok(Opened::Super(&mut plain))),
+                (FRAG, _) => assert_eq!(opened, Err(Refused::Invalid), "this path is no datagram path"),
                 _ => assert_eq!(opened, Ok(Opened::Nothing)),
             }
             if text(&expected["what"]).starts_with("PING with the shortest") {

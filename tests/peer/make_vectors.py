@@ -46,7 +46,7 @@ ABOUT = [
     "it is, header is the clear header (also the additional data), nonce the AEAD's, plaintext what is inside, message "
     "the whole of it.",
     "super.plaintext is a virtio header and a super-packet; packets are what it stands for, each with complete "
-    "checksums, in order.",
+    "checksums, in order. The two messages of type 247 are the parts of one IPv4 packet.",
 ]
 
 RESPONDER_MTU = 1420
@@ -89,6 +89,8 @@ def sealed(keys: DirectionKeys, receiver_index: int) -> list[dict[str, Any]]:
     token = 0x0102030405060708
     the_ping = ping(token, 64)
     super_packet = tcp_super_packet().encode()
+    long_packet = ipv4_packet(bytes(number % 251 for number in range(281)))
+    number, total = index_of("number of a packet in parts").to_bytes(4, "big"), len(long_packet).to_bytes(2, "big")
     contents = [
         (0, Type.CTRL, "EMPTY", empty()),
         (1, Type.DATA, "a tun packet", ipv4_packet(b"hello, tunnel")),
@@ -100,6 +102,8 @@ def sealed(keys: DirectionKeys, receiver_index: int) -> list[dict[str, Any]]:
         (7, Type.DATA, "no bytes at all, which is no packet", b""),
         (8, Type.CTRL, "an unknown operation", bytes([200, 1, 2, 3])),
         (16_390, Type.DATA, "a counter far enough ahead to leave the window behind", ipv4_packet(b"far")),
+        (16_391, Type.FRAG, "the first part of a packet", number + bytes(2) + total + long_packet[:151]),
+        (16_392, Type.FRAG, "its second part", number + (151).to_bytes(2, "big") + total + long_packet[151:]),
         (COUNTER_FAR, Type.DATA, "a counter of more than 32 bits", ipv4_packet(bytes(100))),
         (COUNTER_FAR + 1, Type.CTRL, "CLOSE: this end stops", close(0)),
         (COUNTER_FAR + 2, Type.CTRL, "CLOSE: this end begins anew", close(1)),
