@@ -30,17 +30,19 @@ mod security_tests;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub(crate) use endpoint::peer_endpoint;
 pub use endpoint::{Endpoint, Host};
 pub use hooks::HooksConfig;
 pub use key_file::{KeyFileError, KeyFiles};
 pub use name::{DeviceName, NotAName};
-pub use options::{Options, Text, Words};
+pub use options::Options;
 pub(crate) use parse::network_or_host;
 pub use privileges::PrivilegesConfig;
 pub use security::KeySource;
 pub use segment::{Bpdus, GuardChoice, ProtocolList, SegmentConfig, VlanList};
+pub use text::{Text, Words};
 
 /// The port that is listened on or connected to unless another is given.
 pub const DEFAULT_PORT: u16 = 55_555;
