@@ -64,39 +64,35 @@ fn what_lans_need_crosses_whole(transport: &str) {
         (&[0x81, 0x00, 0x00, 0x14, 0x81, 0x00, 0x00, 0x0a], &full[..50]),
     ] {
         let frame = frame(NOBODY, &[tags, &EXPERIMENT[..], payload].concat());
-        send(&left[1], "eth0", &[&frame]);
+        send(&left[1], "eth0", &[frame.clone()]);
         catcher.wait_for(&frame);
     }
     lans.group_is_heard();
 }
 
-/// A cable between the LANs that the tunnel joins already: hosts see a few frames more instead of a flood, both ends
-/// say what it is, and go on by themselves when the cable is gone.
+/// A cable between the LANs that the tunnel joins already: both ends say what it is, nothing goes round as long as it is
+/// there, and when it is gone they go on by themselves.
 fn a_second_path_is_a_loop_that_is_contained_named_and_over_when_it_is_gone(transport: &str) {
     let lans = Lans::new();
-    let host = &lans.hosts[1][2];
-    let storm: Vec<Vec<u8>> = (0..30).map(|_| frame(BROADCAST, &EXPERIMENT)).collect();
-    let storm: Vec<&[u8]> = storm.iter().map(Vec::as_slice).collect();
-    let flags = format!("{transport} --broadcast-limit off");
-
-    let ends = lans.join(&flags, "--bridge br0 --loop-hold 3s");
+    let storm = storm();
+    let ends = lans.join(transport, "--bridge br0 --loop-hold 5s");
     lans.hosts[0][0].ping_until_answered("192.168.1.21", DEADLINE);
-    let before = Load::of(host);
     let cable = lans.add_cable(|_| {});
     send(&lans.hosts[0][0], "eth0", &storm);
     for (end, device) in ends.iter().zip(["t1", "t2"]) {
         let said = end.wait_for(LOOP);
-        assert!(said.contains("nothing is forwarded until 3s") && said.contains("remove the second path"), "{said}");
+        assert!(said.contains("nothing is forwarded until 5s") && said.contains("remove the second path"), "{said}");
         wait_until(DEADLINE, "status of a loop", || segment(device)["held"] == "peer");
-        assert!(segment(device)["resume_seconds"].as_f64().expect("a number") <= 3.0);
+        assert!(segment(device)["resume_seconds"].as_f64().expect("a number") <= 5.0);
     }
-    // As long as the cable is there nothing goes round, whatever is sent.
-    for _ in 0..5 {
+    let before = received(&lans.hosts[1][2], "eth0");
+    for _ in 0..10 {
         send(&lans.hosts[1][0], "eth0", &storm);
     }
     lans.hosts[0][0].ping_until_answered("192.168.1.21", DEADLINE);
     assert_eq!(segment("t1")["held"], "peer", "the ping has gone by the cable");
-    let contained = before.until_now();
+    let more = received(&lans.hosts[1][2], "eth0") - before;
+    assert!((300..1000).contains(&more), "{more} frames for the 300 that were sent");
     assert!(ends.iter().all(|end| end.statistics().get("drop-bridge-loop") > 0));
     let marks = ends.each_ref().map(Daemon::mark);
     drop(cable);
@@ -105,39 +101,47 @@ fn a_second_path_is_a_loop_that_is_contained_named_and_over_when_it_is_gone(tran
     }
     lans.hosts[0][0].ping_until_answered("192.168.1.21", DEADLINE);
     assert_eq!(segment("t1")["held"], Value::Null);
+}
 
-    // One that swallows the probes is seen by the stations that go to and fro.
-    let marks = ends.each_ref().map(Daemon::mark);
-    let cable = lans.add_cable(|gateway| {
+/// A cable that swallows the probes is seen by the stations that go to and fro: a host of the LAN has a few frames more to
+/// bear, where without the guard it has a storm.
+#[test]
+fn a_storm_is_seen_by_its_stations_and_is_one_without_the_guard() {
+    let lans = Lans::new();
+    let (host, storm) = (&lans.hosts[1][2], storm());
+    let eat_probes = |gateway: &Ns| {
         gateway.run("nft add table netdev eater");
         gateway.run("nft add chain netdev eater arriving { type filter hook ingress device cable priority 0 ; }");
         gateway.run("nft add rule netdev eater arriving meta protocol 0x88b5 drop");
-    });
+    };
+    let ends = lans.join("--broadcast-limit off", "--bridge br0");
+    lans.hosts[0][0].ping_until_answered("192.168.1.21", DEADLINE);
+    let load = Load::of(host);
+    let cable = lans.add_cable(eat_probes);
     wait_until(DEADLINE, "loop that is seen by its stations", || {
         send(&lans.hosts[0][0], "eth0", &storm);
-        ends.iter().zip(marks).any(|(end, mark)| end.said_after(mark, "come from the LAN and from the peer by turns"))
+        ends.iter().any(|end| end.said("come from the LAN and from the peer by turns"))
     });
-    drop((cable, ends));
+    let contained = load.until_now();
+    drop((cable, ends, load));
 
-    // The same without the guard is a storm.
-    let before = Load::of(host);
-    let ends = lans.join(&flags, "--bridge br0 --loop-guard off");
+    let ends = lans.join("--broadcast-limit off", "--bridge br0 --loop-guard off");
     lans.hosts[0][0].ping_until_answered("192.168.1.21", DEADLINE);
+    let load = Load::of(host);
     let _cable = lans.add_cable(|_| {});
     send(&lans.hosts[0][0], "eth0", &storm);
-    wait_until(2 * DEADLINE, "storm", || before.until_now().frames > 5 * contained.frames + 20_000);
-    let flood = before.until_now();
+    wait_until(4 * DEADLINE, "storm", || load.until_now().frames > 5 * contained.frames + 20_000);
+    let flood = load.until_now();
     assert!(ends.iter().all(|end| !end.said(LOOP)));
-    println!("a host of the LAN received {contained:?} with the guard, {flood:?} without");
-    assert!(contained.frames < 10_000, "{contained:?}");
-    assert!(contained.cpu < flood.cpu, "{contained:?}, {flood:?}");
+    println!("a host of the LAN received {contained:?} with the guard, {flood:?} without, until it was ended");
+    assert!(contained.frames < 20_000 && contained.cpu < flood.cpu, "{contained:?}, {flood:?}");
 }
 
 /// Two ports of one LAN are joined by a cable: the tunnel says that it is this LAN, and keeps its storm from the other one.
 #[test]
 fn a_loop_within_one_lan_is_named_and_kept_from_the_other() {
     let lans = Lans::new();
-    let ends = lans.join("", "--bridge br0 --loop-hold 3s");
+    let ends = lans.join("", "--bridge br0 --loop-hold 5s");
     lans.hosts[0][0].ping_until_answered("192.168.1.21", DEADLINE);
     let left = &lans.gateways[0];
     left.run("ip link add short-a type veth peer name short-b");
@@ -213,7 +217,7 @@ fn lists_and_limits_keep_frames_out_and_change_by_a_reload() {
         for (from, to) in [(0, 1), (1, 0)] {
             let dropped = || if cause.is_empty() { 0 } else { ends[0].statistics().get(&format!("drop-{cause}")) };
             let before = dropped();
-            let all: Vec<&[u8]> = [&stays].into_iter().chain(&crosses).map(Vec::as_slice).collect();
+            let all: Vec<_> = [&stays].into_iter().chain(&crosses).cloned().collect();
             send(hosts[from], "eth0", &all);
             crosses.iter().for_each(|frame| catchers[to].wait_for(frame));
             assert_eq!(catchers[to].count(&stays), usize::from(cause.is_empty()), "{rules} from {from}");
@@ -224,7 +228,7 @@ fn lists_and_limits_keep_frames_out_and_change_by_a_reload() {
     // Behind a hundred broadcasts of a second ARP still crosses.
     apply("broadcast-limit = 5");
     let (flood, arp) = (frame(BROADCAST, &EXPERIMENT), frame(BROADCAST, &ARP));
-    let all: Vec<&[u8]> = std::iter::repeat_n(&flood[..], 100).chain([&arp[..]]).collect();
+    let all: Vec<_> = std::iter::repeat_n(flood.clone(), 100).chain([arp.clone()]).collect();
     send(hosts[0], "eth0", &all);
     catchers[1].wait_for(&arp);
     let dropped = usize::try_from(ends[0].statistics().get("drop-broadcast-limit")).expect("few");
@@ -233,6 +237,11 @@ fn lists_and_limits_keep_frames_out_and_change_by_a_reload() {
     catchers[0].wait_for(&arp);
     assert_eq!(catchers[0].count(&flood), 100, "the limit is towards the peer");
     assert_eq!(ends[0].statistics().get("ups"), 1, "the tunnel stood all the while");
+}
+
+/// Broadcasts of many stations.
+fn storm() -> Vec<Vec<u8>> {
+    (0..30).map(|_| frame(BROADCAST, &EXPERIMENT)).collect()
 }
 
 /// `left` and `right` are wired by `wan`, each has a bridge `br0` with three hosts, the last of which has no address.

@@ -77,7 +77,7 @@ impl Catcher {
 
 /// Sends these frames one after the other.
 #[track_caller]
-pub fn send(ns: &Ns, device: &str, frames: &[&[u8]]) {
+pub fn send(ns: &Ns, device: &str, frames: &[Vec<u8>]) {
     let mut command = ns.command(PYTHON);
     let hex: Vec<String> = frames.iter().map(|frame| hex(frame)).collect();
     std::fs::write("/run/frames", hex.join("\n")).expect("write the frames");
