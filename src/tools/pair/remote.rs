@@ -148,6 +148,9 @@ fn steps(settings: &Settings, near: &mut Peer, far: &mut Peer, draw: Draw) -> Re
             settings.server.port
         )
     })?;
+    // Not one end without the other.
+    far.ignore_signals();
+    near.ignore_signals();
     far.order(&Request::Keep)?;
     near.order(&Request::Keep)?;
     Ok(format!(

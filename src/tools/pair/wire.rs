@@ -236,11 +236,16 @@ impl Peer {
         }
     }
 
+    /// From now on signals are for later: what follows is done whole.
+    pub(super) fn ignore_signals(&mut self) {
+        self.interrupt = Interrupt::default();
+    }
+
     /// Ends the connection and has it undo what it has done; says how that went.
     pub(super) fn undo(mut self) -> String {
         drop(self.stdin.take());
-        // The signal has been heeded by now.
-        self.interrupt = Interrupt::default();
+        // They have been heeded by now.
+        self.ignore_signals();
         let what = self.what.clone();
         loop {
             let line = match self.next(UNDO_PATIENCE) {

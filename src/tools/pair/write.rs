@@ -38,7 +38,8 @@ pub(super) fn write(directory: &Path, ends: &[End], interrupt: &Interrupt) -> Re
         bail!("Cannot make {}: give --output the name of a new directory", directory.display());
     };
     let parent = directory.parent().unwrap_or(Path::new(""));
-    let temporary = Temporary::new(parent)?;
+    let temporary = Temporary::new(parent);
+    let temporary = temporary.context("Nothing can be made there; give --output a directory that can be")?;
     for end in ends {
         let of_end = temporary.path.join(end.side.name());
         make_directory(&of_end)?;
@@ -120,7 +121,7 @@ impl Temporary {
             Ok(directory) => Ok(Self { path, _directory: directory }),
             Err(error) => {
                 let _ = fs::remove_dir(&path);
-                Err(error.context("Nothing can be made there; give --output a directory that can be"))
+                Err(error)
             }
         }
     }
