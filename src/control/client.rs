@@ -1,4 +1,5 @@
-//! One connection of somebody who watches: a question in, an answer out, both bounded in bytes and time.
+//! One connection of somebody who watches: a question in, an answer out, both bounded in bytes and time. An answer that goes on
+//! as there is something to tell is bounded in what waits of it.
 
 use std::io::{self, Read, Write};
 use std::rc::Rc;
