@@ -9,4 +9,4 @@ cd "$root"
 prepare_containers
 cargo nextest --version >/dev/null 2>&1 || die "run scripts/test.sh first, which installs cargo-nextest"
 triple=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
-env "CARGO_TARGET_${triple}_RUNNER=$runner" cargo nextest run --test containers "$@"
+env "CARGO_TARGET_${triple}_RUNNER=$runner" cargo nextest run --test suite -E 'test(/^containers::/)' "$@"

@@ -11,4 +11,4 @@ minutes=${1:-} seed=${2:-$RANDOM}
 [[ $seed =~ ^[0-9]+$ ]] || die "'$seed' is not a seed: it is a number"
 say "Soaking for $minutes minutes with the seed $seed"
 export SIMPLETUN_SOAK_SECONDS=$((minutes * 60)) SIMPLETUN_SOAK_SEED=$seed
-exec "$root/scripts/test.sh" --profile soak --test soak --success-output immediate
+exec "$root/scripts/test.sh" --profile soak --test suite soak:: --success-output immediate

@@ -2,16 +2,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-mod common;
-
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, server};
-use common::lab::{Lab, Ns, wire};
-use common::line;
-use common::peer::{Datagrams, Wire, echo_request};
-use common::wait::{DEADLINE, holds_for, wait_until};
+use crate::common::daemon::{Daemon, server};
+use crate::common::lab::{Lab, Ns, wire};
+use crate::common::line;
+use crate::common::peer::{Datagrams, Wire, echo_request};
+use crate::common::wait::{DEADLINE, holds_for, wait_until};
 use socket2::{Domain, Socket, Type};
 
 const NEAR: &str = "192.168.0.1";

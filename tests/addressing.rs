@@ -1,10 +1,8 @@
 //! Addresses and routes as asked for, read back with `ip`; and what is left of them at the end.
 
-mod common;
-
-use common::daemon::{Daemon, server};
-use common::lab::{Lab, Ns};
-use common::wait::{DEADLINE, wait_until};
+use crate::common::daemon::{Daemon, server};
+use crate::common::lab::{Lab, Ns};
+use crate::common::wait::{DEADLINE, wait_until};
 
 macro_rules! rows {
     ($($name:ident: $args:literal shows $shown:literal, routes [$($route:literal),*];)*) => {

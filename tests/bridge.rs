@@ -1,15 +1,13 @@
 //! A tap that becomes a port of a bridge by itself, and leaves it again.
 
-mod common;
-
 use std::process::{Child, Command, Stdio};
 
-use common::daemon::{Daemon, refused, server, simpletun};
-use common::lab::{Lab, Ns, REMOTE, wire};
-use common::line;
-use common::secure::new_secret;
-use common::traffic::{Responder, Stream};
-use common::wait::{DEADLINE, succeed, wait_until};
+use crate::common::daemon::{Daemon, refused, server, simpletun};
+use crate::common::lab::{Lab, Ns, REMOTE, wire};
+use crate::common::line;
+use crate::common::secure::new_secret;
+use crate::common::traffic::{Responder, Stream};
+use crate::common::wait::{DEADLINE, succeed, wait_until};
 
 const SECRET: &str = "/run/bridge.secret";
 

@@ -2,11 +2,9 @@
 //! that it is made for, joined by a cable, on which it is installed, configured, enabled, reloaded, upgraded and removed.
 //! Needs what `scripts/container-test.sh` prepares.
 
-mod common;
-
-use common::container::{Container, PATIENCE, Release};
-use common::lab::Lab;
-use common::wait::{wait_for, wait_until};
+use crate::common::container::{Container, PATIENCE, Release};
+use crate::common::lab::Lab;
+use crate::common::wait::{wait_for, wait_until};
 use serde_json::Value;
 
 const UNIT: &str = "simpletun@link";

@@ -1,8 +1,6 @@
 //! The recipes of docs/COOKBOOK.md work: each is run as it stands there, its files and commands on the hosts that it names,
 //! in the order of the document, and what it promises is seen.
 
-mod common;
-
 use std::cell::RefCell;
 use std::fmt::{self, Display};
 use std::fs;
@@ -12,10 +10,10 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use common::daemon::{Daemon, public_binary};
-use common::lab::{Ns, wire};
-use common::line;
-use common::wait::{succeed, wait_until};
+use crate::common::daemon::{Daemon, public_binary};
+use crate::common::lab::{Ns, wire};
+use crate::common::line;
+use crate::common::wait::{succeed, wait_until};
 
 /// Makes a test of each recipe, by the title of its section and the hosts that it is about; a third expression is what
 /// else is looked at once it has been run.

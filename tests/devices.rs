@@ -1,16 +1,14 @@
 //! Devices: created, pre-made by every other tool, refused, busy, down, deleted.
 
-mod common;
-
 use std::process::Command;
 use std::time::Duration;
 
-use common::daemon::{Daemon, refused, refused_as, server, simpletun, simpletun_as};
-use common::lab::{Lab, NOBODY, Ns, PYTHON, STRANGER};
-use common::net::transfer;
-use common::peer::{Wire, echo_request};
-use common::wait::{DEADLINE, holds_for, wait_until};
-use common::{line, stat};
+use crate::common::daemon::{Daemon, refused, refused_as, server, simpletun, simpletun_as};
+use crate::common::lab::{Lab, NOBODY, Ns, PYTHON, STRANGER};
+use crate::common::net::transfer;
+use crate::common::peer::{Wire, echo_request};
+use crate::common::wait::{DEADLINE, holds_for, wait_until};
+use crate::common::{line, stat};
 
 const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";

@@ -1,16 +1,14 @@
 //! `doctor` finds each fault that is really there, and the command that it prints makes the finding go away.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::daemon::{Daemon, public_binary, server, simpletun};
-use common::lab::{Lab, NOBODY, Ns, REMOTE, wire};
-use common::line;
-use common::names::Hosts;
-use common::secure::{new_key, new_secret};
-use common::wait::{DEADLINE, succeed, wait_until};
+use crate::common::daemon::{Daemon, public_binary, server, simpletun};
+use crate::common::lab::{Lab, NOBODY, Ns, REMOTE, wire};
+use crate::common::line;
+use crate::common::names::Hosts;
+use crate::common::secure::{new_key, new_secret};
+use crate::common::wait::{DEADLINE, succeed, wait_until};
 use serde_json::Value;
 
 const FAIL: &str = "fail";

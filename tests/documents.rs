@@ -24,6 +24,24 @@ fn the_threat_model_names_tests_that_exist() {
     assert_eq!(missing, [] as [String; 0]);
 }
 
+/// A file of tests that no program has would be passed by nobody and missed by nobody.
+#[test]
+fn every_file_of_tests_is_part_of_a_program() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| fs::read_to_string(root.join(file)).expect("the file");
+    let (manifest, suite) = (read("Cargo.toml"), read("tests/suite.rs"));
+    let mut files = 0;
+    for entry in fs::read_dir(root.join("tests")).expect("the tests") {
+        let path = entry.expect("an entry").path();
+        let Some(name) = path.extension().filter(|it| *it == "rs").and(path.file_stem()) else { continue };
+        let name = name.to_string_lossy();
+        files += 1;
+        let is_own = manifest.contains(&format!("path = \"tests/{name}.rs\""));
+        assert!(is_own || suite.contains(&format!("\nmod {name};\n")), "{name}.rs is in no program");
+    }
+    assert!(files > 40, "{files} files");
+}
+
 /// Who looks for a line of the log in docs/TROUBLESHOOTING.md finds it as the program says it. A `…` stands for what differs.
 #[test]
 fn the_troubleshooting_page_quotes_messages_that_exist() {

@@ -1,25 +1,22 @@
 //! What crosses a running tunnel is seen from outside by `dump NAME`, and what its link carries is measured by `test NAME`, while it
 //! goes on as before.
 
-#[macro_use]
-mod common;
-
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use common::daemon::{Daemon, Mark, server};
-use common::fault_wire::Rates;
-use common::known_keys::Suite;
-use common::lab::{Lab, Ns};
-use common::line;
-use common::net::{Pinging, transfer};
-use common::pair::{FAR, Kind, Pair};
-use common::secure::Protection;
-use common::secure_peer::{SecurePeer, Wire};
-use common::traffic::Pulse;
-use common::wait::{DEADLINE, wait_until};
+use crate::common::daemon::{Daemon, Mark, server};
+use crate::common::fault_wire::Rates;
+use crate::common::known_keys::Suite;
+use crate::common::lab::{Lab, Ns};
+use crate::common::line;
+use crate::common::net::{Pinging, transfer};
+use crate::common::pair::{FAR, Kind, Pair};
+use crate::common::secure::Protection;
+use crate::common::secure_peer::{SecurePeer, Wire};
+use crate::common::traffic::Pulse;
+use crate::common::wait::{DEADLINE, wait_until};
 
 const SIMPLETUN: &str = env!("CARGO_BIN_EXE_simpletun");
 
@@ -28,9 +25,9 @@ const WATCHING: &str = "Watching the packets of device";
 
 rows! {
     (
-        plain_udp: (crate::Kind::PLAIN_UDP, "", 84),
-        secure_udp: (crate::Kind::SECURE_UDP, "", 84),
-        secure_tcp_tap: (crate::Kind::SECURE_TCP, "-a", 98)
+        plain_udp: (super::Kind::PLAIN_UDP, "", 84),
+        secure_udp: (super::Kind::SECURE_UDP, "", 84),
+        secure_tcp_tap: (super::Kind::SECURE_TCP, "-a", 98)
     ) {
         packets_of_a_running_tunnel_are_seen
     }
@@ -38,8 +35,8 @@ rows! {
 
 rows! {
     (
-        udp: crate::Kind::SECURE_UDP,
-        tcp: crate::Kind::SECURE_TCP
+        udp: super::Kind::SECURE_UDP,
+        tcp: super::Kind::SECURE_TCP
     ) {
         a_link_is_measured_while_it_carries
     }

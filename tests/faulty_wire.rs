@@ -5,17 +5,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "a starting point for virtual time")]
 
-#[macro_use]
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::daemon::Statistics;
-use common::fault_wire::{Direction, FaultWire, Rates};
-use common::lab::Lab;
-use common::pair::{FAR, Kind, Pair};
-use common::traffic::{Counts, Numbered, Stream};
-use common::{line, stat};
+use crate::common::daemon::Statistics;
+use crate::common::fault_wire::{Direction, FaultWire, Rates};
+use crate::common::lab::Lab;
+use crate::common::pair::{FAR, Kind, Pair};
+use crate::common::traffic::{Counts, Numbered, Stream};
+use crate::common::{line, stat};
 
 /// Time for the datagrams that are counted: a multiple of what they take.
 const PATIENCE: Duration = Duration::from_secs(60);

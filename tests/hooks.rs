@@ -3,25 +3,22 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-#[macro_use]
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, server, simpletun};
-use common::lab::{Lab, REMOTE};
-use common::line;
-use common::pair::{FAR, Kind, NEAR};
-use common::secure::{Protection, new_secret};
-use common::traffic::{Pulse, Responder};
-use common::wait::{DEADLINE, wait_for, wait_until};
+use crate::common::daemon::{Daemon, server, simpletun};
+use crate::common::lab::{Lab, REMOTE};
+use crate::common::line;
+use crate::common::pair::{FAR, Kind, NEAR};
+use crate::common::secure::{Protection, new_secret};
+use crate::common::traffic::{Pulse, Responder};
+use crate::common::wait::{DEADLINE, wait_for, wait_until};
 
 rows! {
-    (tcp: crate::Kind::PLAIN_TCP, tcp_by_secret: crate::Kind::SECURE_TCP, udp_by_secret: crate::Kind::SECURE_UDP) {
+    (tcp: super::Kind::PLAIN_TCP, tcp_by_secret: super::Kind::SECURE_TCP, udp_by_secret: super::Kind::SECURE_UDP) {
         each_hook_runs_in_its_time_and_knows_what_it_is_for
     }
 }

@@ -3,17 +3,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-mod common;
-
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, server, simpletun};
-use common::lab::{LOCAL, Lab, Ns};
-use common::net::noise;
-use common::peer::{Datagrams, PORT, Wire, echo_reply_sequence, echo_request, framed, udp_packet};
-use common::wait::{DEADLINE, holds_for, wait_until};
-use common::{line, stat};
+use crate::common::daemon::{Daemon, server, simpletun};
+use crate::common::lab::{LOCAL, Lab, Ns};
+use crate::common::net::noise;
+use crate::common::peer::{Datagrams, PORT, Wire, echo_reply_sequence, echo_request, framed, udp_packet};
+use crate::common::wait::{DEADLINE, holds_for, wait_until};
+use crate::common::{line, stat};
 
 const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";

@@ -1,17 +1,15 @@
 //! Programs that others wrote, in both roles: socat and QuickTun over UDP, and over TCP a stand-in for the original
 //! that ends at the first thing it does not expect.
 
-mod common;
-
 use std::net::TcpListener;
 use std::time::Duration;
 
-use common::daemon::{Daemon, server, simpletun};
-use common::lab::{Background, LOCAL, Lab, Ns, PYTHON, REMOTE};
-use common::line;
-use common::net::transfer;
-use common::peer::{Datagrams, PORT, Wire};
-use common::wait::{DEADLINE, holds_for};
+use crate::common::daemon::{Daemon, server, simpletun};
+use crate::common::lab::{Background, LOCAL, Lab, Ns, PYTHON, REMOTE};
+use crate::common::line;
+use crate::common::net::transfer;
+use crate::common::peer::{Datagrams, PORT, Wire};
+use crate::common::wait::{DEADLINE, holds_for};
 
 const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";

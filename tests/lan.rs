@@ -1,21 +1,18 @@
 //! Two LANs with three hosts each, joined by a tunnel into one segment: what LANs need crosses, loops are caught, and
 //! what is to stay out stays out.
 
-#[macro_use]
-mod common;
-
 use std::time::Duration;
 
 use serde_json::Value;
 
-use common::daemon::{Daemon, server, simpletun};
-use common::frames::{BRIDGES, BROADCAST, Catcher, NOBODY, frame, received, send};
-use common::lab::{Ns, PYTHON, wire};
-use common::lan::{advertise_a_prefix, lease_an_address, mac_of};
-use common::line;
-use common::net::noise;
-use common::secure::new_secret;
-use common::wait::{DEADLINE, wait_until};
+use crate::common::daemon::{Daemon, server, simpletun};
+use crate::common::frames::{BRIDGES, BROADCAST, Catcher, NOBODY, frame, received, send};
+use crate::common::lab::{Ns, PYTHON, wire};
+use crate::common::lan::{advertise_a_prefix, lease_an_address, mac_of};
+use crate::common::line;
+use crate::common::net::noise;
+use crate::common::secure::new_secret;
+use crate::common::wait::{DEADLINE, wait_until};
 
 const SECRET: &str = "/run/lan.secret";
 

@@ -2,15 +2,12 @@
 //! that no queue but those of this host and of the tunnel is in the way. How short the delays are is for the benchmark;
 //! here they are told from those of one long queue, which are ten times as long.
 
-#[macro_use]
-mod common;
-
 use std::thread;
 
-use common::daemon::{Daemon, server, simpletun};
-use common::lab::{Background, Lab, REMOTE};
-use common::line;
-use common::secure::Protection;
+use crate::common::daemon::{Daemon, server, simpletun};
+use crate::common::lab::{Background, Lab, REMOTE};
+use crate::common::line;
+use crate::common::secure::Protection;
 
 use Protection::{Plain, Secret};
 

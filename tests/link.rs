@@ -1,13 +1,10 @@
 //! Where the link leaves from and arrives at, plain or secure: `--bind`, `--port`, `--bind-device`, `--fwmark`.
 
-#[macro_use]
-mod common;
-
-use common::daemon::{Daemon, server, simpletun};
-use common::lab::{Lab, Ns};
-use common::line;
-use common::secure::Protection;
-use common::wait::DEADLINE;
+use crate::common::daemon::{Daemon, server, simpletun};
+use crate::common::lab::{Lab, Ns};
+use crate::common::line;
+use crate::common::secure::Protection;
+use crate::common::wait::DEADLINE;
 
 const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";

@@ -3,18 +3,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-#[macro_use]
-mod common;
-
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, Mark, server, simpletun, simpletun_as};
-use common::lab::{LOCAL6, Lab, NOBODY, Ns, REMOTE, REMOTE6, wire, with_prefix};
-use common::net::Pinging;
-use common::secure::{Ends, Protection};
-use common::wait::{DEADLINE, holds_for, wait_until};
-use common::{line, stat};
+use crate::common::daemon::{Daemon, Mark, server, simpletun, simpletun_as};
+use crate::common::lab::{LOCAL6, Lab, NOBODY, Ns, REMOTE, REMOTE6, wire, with_prefix};
+use crate::common::net::Pinging;
+use crate::common::secure::{Ends, Protection};
+use crate::common::wait::{DEADLINE, holds_for, wait_until};
+use crate::common::{line, stat};
 
 const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";
@@ -36,7 +33,7 @@ const SECURE_TCP: Kind = Kind("", Protection::Secret);
 const SECURE_UDP: Kind = Kind("--udp", Protection::KeyPairs);
 
 rows! {
-    (plain_tcp: crate::PLAIN_TCP, secure_tcp: crate::SECURE_TCP, secure_udp: crate::SECURE_UDP) {
+    (plain_tcp: super::PLAIN_TCP, secure_tcp: super::SECURE_TCP, secure_udp: super::SECURE_UDP) {
         a_client_whose_address_changes_goes_on_at_once
         the_carrier_follows_the_peer
         a_server_that_is_back_soon_leaves_the_carrier_alone
@@ -47,14 +44,14 @@ rows! {
 
 // What a plain link over UDP can do.
 rows! {
-    (plain_udp: crate::PLAIN_UDP) {
+    (plain_udp: super::PLAIN_UDP) {
         changes_that_have_nothing_to_do_with_the_link_disturb_nothing
         a_peer_that_is_routed_into_its_own_tunnel_is_told_of_and_melts_nothing
     }
 }
 
 rows! {
-    (tcp: crate::SECURE_TCP, udp: crate::SECURE_UDP) {
+    (tcp: super::SECURE_TCP, udp: super::SECURE_UDP) {
         a_peer_that_is_routed_into_its_own_tunnel_is_told_of_over_ipv6_too
         a_default_route_that_changes_to_another_gateway_is_followed
         an_interface_that_loses_its_addresses_and_gets_them_again_is_used_again

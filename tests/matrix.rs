@@ -1,12 +1,10 @@
 //! Every combination of device, transport, outer and inner protocol, plain and secure, one test a row.
 
-mod common;
-
-use common::daemon::{server, simpletun};
-use common::lab::{Lab, REMOTE, REMOTE6};
-use common::line;
-use common::net::transfer;
-use common::secure::Protection;
+use crate::common::daemon::{server, simpletun};
+use crate::common::lab::{Lab, REMOTE, REMOTE6};
+use crate::common::line;
+use crate::common::net::transfer;
+use crate::common::secure::Protection;
 
 macro_rules! rows {
     ($($name:ident: $protection:ident $kind:ident over $transport:ident, $outer:ident outside, [$($inner:ident)+] inside;)*) => {

@@ -1,18 +1,15 @@
 //! Paths that carry less than a cable: what fits is found out, told and followed. The router in the middle says nothing
 //! by ICMP, and the wires have no offloads, which would hide sizes.
 
-#[macro_use]
-mod common;
-
 use std::thread;
 use std::time::Duration;
 
-use common::daemon::{Daemon, Mark, server, simpletun};
-use common::lab::{Lab, Ns, REMOTE, REMOTE6, wire};
-use common::net::transfer;
-use common::secure::Protection;
-use common::wait::{DEADLINE, wait_until};
-use common::{line, stat};
+use crate::common::daemon::{Daemon, Mark, server, simpletun};
+use crate::common::lab::{Lab, Ns, REMOTE, REMOTE6, wire};
+use crate::common::net::transfer;
+use crate::common::secure::Protection;
+use crate::common::wait::{DEADLINE, wait_until};
+use crate::common::{line, stat};
 
 const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";

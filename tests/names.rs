@@ -1,19 +1,16 @@
 //! Servers with several addresses, of which some are dead, hosts without IPv6, and resolvers that say nothing: the client
 //! finds the address that works, soon, and what works goes on.
 
-#[macro_use]
-mod common;
-
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use common::daemon::{Daemon, simpletun};
-use common::lab::{Lab, Ns, PYTHON, with_prefix};
-use common::line;
-use common::names::Hosts;
-use common::pair::{FAR, Kind, NEAR};
-use common::secure::Ends;
-use common::wait::{DEADLINE, wait_until};
+use crate::common::daemon::{Daemon, simpletun};
+use crate::common::lab::{Lab, Ns, PYTHON, with_prefix};
+use crate::common::line;
+use crate::common::names::Hosts;
+use crate::common::pair::{FAR, Kind, NEAR};
+use crate::common::secure::Ends;
+use crate::common::wait::{DEADLINE, wait_until};
 
 /// What is promised is less; the rest is for a machine that runs other tests beside this one.
 const SOON: Duration = Duration::from_secs(5);

@@ -1,22 +1,20 @@
 //! Segmentation offload as users meet it: with it and without it, on both ends or on one, towards programs that know
 //! nothing of it, and for traffic that is only passing through, everything arrives as it was sent.
 
-mod common;
-
 use std::fs;
 
 use nix::libc;
 use simpletun::device::ioctl;
 
-use common::daemon::{Daemon, refused, server, simpletun};
-use common::inspect::{Link, Relay, Rule, Side};
-use common::lab::{Background, LOCAL, LOCAL6, Lab, Ns, PYTHON, REMOTE, REMOTE6, wire};
-use common::line;
-use common::peer::PORT;
-use common::secure::Protection;
-use common::stat;
-use common::traffic::{DATAGRAMS, Responder, STREAMS, assert_undamaged, counter};
-use common::wait::DEADLINE;
+use crate::common::daemon::{Daemon, refused, server, simpletun};
+use crate::common::inspect::{Link, Relay, Rule, Side};
+use crate::common::lab::{Background, LOCAL, LOCAL6, Lab, Ns, PYTHON, REMOTE, REMOTE6, wire};
+use crate::common::line;
+use crate::common::peer::PORT;
+use crate::common::secure::Protection;
+use crate::common::stat;
+use crate::common::traffic::{DATAGRAMS, Responder, STREAMS, assert_undamaged, counter};
+use crate::common::wait::DEADLINE;
 
 const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";

@@ -1,16 +1,13 @@
 //! One host with many tunnels, and with too few descriptors for the ones that it has.
 
-#[macro_use]
-mod common;
-
 use std::process::Command;
 use std::time::Duration;
 
-use common::daemon::{Daemon, server, simpletun};
-use common::lab::{Lab, REMOTE};
-use common::line;
-use common::pair::{FAR, Kind, Pair};
-use common::wait::{DEADLINE, holds_for};
+use crate::common::daemon::{Daemon, server, simpletun};
+use crate::common::lab::{Lab, REMOTE};
+use crate::common::line;
+use crate::common::pair::{FAR, Kind, Pair};
+use crate::common::wait::{DEADLINE, holds_for};
 
 /// What is promised is less; the rest is for a machine that runs other tests beside this one.
 const SOON: Duration = Duration::from_secs(5);

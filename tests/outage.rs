@@ -3,20 +3,17 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-#[macro_use]
-mod common;
-
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::daemon::Daemon;
-use common::lab::Ns;
-use common::net::transfer;
-use common::pair::{FAR, Kind, NEAR, Pair, cut, restore};
-use common::secure::Protection;
-use common::traffic::Pulse;
-use common::wait::DEADLINE;
-use common::{line, stat};
+use crate::common::daemon::Daemon;
+use crate::common::lab::Ns;
+use crate::common::net::transfer;
+use crate::common::pair::{FAR, Kind, NEAR, Pair, cut, restore};
+use crate::common::secure::Protection;
+use crate::common::traffic::Pulse;
+use crate::common::wait::DEADLINE;
+use crate::common::{line, stat};
 
 /// Two seconds are promised; the rest is for a machine that runs other tests beside this one.
 const SOON: Duration = Duration::from_secs(5);

@@ -1,8 +1,5 @@
 //! `simpletun pair`: what it writes for both ends is put into place on two hosts, and they are joined.
 
-#[macro_use]
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
@@ -10,10 +7,10 @@ use std::process::{Command, Output, Stdio};
 
 use simpletun::config::Options;
 
-use common::daemon::Daemon;
-use common::lab::{Lab, Ns, REMOTE, REMOTE6};
-use common::line;
-use common::wait::{DEADLINE, succeed};
+use crate::common::daemon::Daemon;
+use crate::common::lab::{Lab, Ns, REMOTE, REMOTE6};
+use crate::common::line;
+use crate::common::wait::{DEADLINE, succeed};
 
 rows! {
     (

@@ -2,9 +2,6 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test may look up a name itself")]
 
-#[macro_use]
-mod common;
-
 use std::fs::{self, File};
 use std::net::{TcpListener, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,11 +9,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use common::daemon::{Daemon, children_of, refused, server, simpletun, simpletun_as};
-use common::lab::{Lab, NOBODY, Ns, REMOTE};
-use common::line;
-use common::secure::{new_secret, write_key};
-use common::wait::{DEADLINE, exit_of, succeed, wait_until};
+use crate::common::daemon::{Daemon, children_of, refused, server, simpletun, simpletun_as};
+use crate::common::lab::{Lab, NOBODY, Ns, REMOTE};
+use crate::common::line;
+use crate::common::secure::{new_secret, write_key};
+use crate::common::wait::{DEADLINE, exit_of, succeed, wait_until};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socket, socketpair,
@@ -236,7 +233,7 @@ fn keys_are_replaced_again_and_again_without_rights(transport: &str) {
     let (near, _far) = pair(&lab, transport, "--rekey-after 200ms");
     let renewed = || {
         lab.local.ping(FAR, 5, 56);
-        near.statistics().get(common::stat::HANDSHAKES) >= 4
+        near.statistics().get(crate::common::stat::HANDSHAKES) >= 4
     };
     wait_until(2 * DEADLINE, "four handshakes", renewed);
     assert!(!near.said(line::DOWN), "{}", near.text());

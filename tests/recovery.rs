@@ -3,17 +3,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-#[macro_use]
-mod common;
-
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, Mark, server, simpletun};
-use common::lab::{Lab, Ns, with_prefix};
-use common::names::Hosts;
-use common::wait::{DEADLINE, holds_for, wait_until};
-use common::{line, stat};
+use crate::common::daemon::{Daemon, Mark, server, simpletun};
+use crate::common::lab::{Lab, Ns, with_prefix};
+use crate::common::names::Hosts;
+use crate::common::wait::{DEADLINE, holds_for, wait_until};
+use crate::common::{line, stat};
 
 const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";

@@ -2,19 +2,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-#[macro_use]
-mod common;
-
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, Mark, server, simpletun};
-use common::lab::{Lab, REMOTE};
-use common::line;
-use common::pair::{FAR, Kind, NEAR, cut};
-use common::secure::{Protection, new_secret};
-use common::traffic::{Pulse, Responder};
-use common::wait::{DEADLINE, holds_for, wait_until};
+use crate::common::daemon::{Daemon, Mark, server, simpletun};
+use crate::common::lab::{Lab, REMOTE};
+use crate::common::line;
+use crate::common::pair::{FAR, Kind, NEAR, cut};
+use crate::common::secure::{Protection, new_secret};
+use crate::common::traffic::{Pulse, Responder};
+use crate::common::wait::{DEADLINE, holds_for, wait_until};
 
 over_all! {
     what_needs_no_other_link_is_applied_without_losing_a_packet
@@ -26,7 +23,7 @@ over_all! {
 
 // A plain link over UDP knows of no silence.
 rows! {
-    (tcp: crate::Kind::PLAIN_TCP, tcp_by_secret: crate::Kind::SECURE_TCP, udp_by_secret: crate::Kind::SECURE_UDP) {
+    (tcp: super::Kind::PLAIN_TCP, tcp_by_secret: super::Kind::SECURE_TCP, udp_by_secret: super::Kind::SECURE_UDP) {
         a_shorter_patience_holds_for_the_link_that_stands
     }
 }
@@ -325,7 +322,7 @@ struct Keys {
 
 impl Keys {
     fn new() -> Self {
-        let new = |name: &str| common::secure::new_key(&format!("/run/{name}.key"));
+        let new = |name: &str| crate::common::secure::new_key(&format!("/run/{name}.key"));
         Self { server: new("server"), clients: [("a", new("a")), ("b", new("b"))] }
     }
 

@@ -1,13 +1,11 @@
 //! The second implementation of secure links (`tests/peer`) holds by itself: against its own other end, against the
 //! vectors that the daemon's is checked with, and against published ones.
 
-mod common;
-
 use std::process::Command;
 
-use common::lab::Lab;
-use common::secure_peer::{Direction, PeerKeys, SecurePeer, Wire, python};
-use common::wait::succeed;
+use crate::common::lab::Lab;
+use crate::common::secure_peer::{Direction, PeerKeys, SecurePeer, Wire, python};
+use crate::common::wait::succeed;
 use serde_json::json;
 
 const SELF_TEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peer/test_secure.py");
@@ -30,7 +28,7 @@ fn two_driven_peers_in_hosts_of_their_own_carry_packets() {
         let mut server = SecurePeer::listen(&lab.remote, wire, "10.86.43.52:55555", &keys, "");
         let mut client = SecurePeer::connect(&lab.local, wire, &server.address, &keys, "--aead-hardware no");
         assert_eq!(client.run("handshake", json!({}))["session"]["aead"], 2, "{wire:?}");
-        let packet = common::peer::echo_request("192.168.0.1", "192.168.0.2", 1, 56);
+        let packet = crate::common::peer::echo_request("192.168.0.1", "192.168.0.2", 1, 56);
         client.send(&packet);
         assert_eq!(server.receive(1), [packet], "{wire:?}");
         assert_eq!(server.last(Direction::Received, "DATA"), client.last(Direction::Sent, "DATA"), "{wire:?}");

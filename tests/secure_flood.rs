@@ -1,18 +1,16 @@
 //! A stranger who sends junk as fast as a small program can: the link stays up, and the daemon's memory what it was. How
 //! much of the legitimate traffic arrives meanwhile is measured by the benchmark, not here.
 
-mod common;
-
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::daemon::Daemon;
-use common::known_keys::{FAR_INSIDE, NEAR_INSIDE, Suite, link};
-use common::lab::Lab;
-use common::net::Pinging;
-use common::secure_peer::Wire;
-use common::wait::{DEADLINE, succeed};
-use common::{line, stat};
+use crate::common::daemon::Daemon;
+use crate::common::known_keys::{FAR_INSIDE, NEAR_INSIDE, Suite, link};
+use crate::common::lab::Lab;
+use crate::common::net::Pinging;
+use crate::common::secure_peer::Wire;
+use crate::common::wait::{DEADLINE, succeed};
+use crate::common::{line, stat};
 
 const SERVER: &str = "10.86.43.52:55555";
 const STRANGER: &str = "10.86.43.60";

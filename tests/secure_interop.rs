@@ -1,20 +1,18 @@
 //! Secure links between the daemon and the second implementation (`tests/peer/secure.py`): every way to agree on keys,
 //! in both roles, over both transports, with both ciphers, and super-packets in both directions.
 
-mod common;
-
 use std::fs;
 
-use common::daemon::{Daemon, Mark, server, simpletun};
-use common::forge::{ACK, FIN, Forged, Protocol, SYN, Version};
-use common::inspect::{Link, checksums};
-use common::known_keys::Suite;
-use common::lab::Lab;
-use common::net::noise;
-use common::peer::{echo_reply_sequence, echo_request};
-use common::secure_peer::{SecurePeer, Wire, hex};
-use common::wait::{DEADLINE, wait_until};
-use common::{line, stat};
+use crate::common::daemon::{Daemon, Mark, server, simpletun};
+use crate::common::forge::{ACK, FIN, Forged, Protocol, SYN, Version};
+use crate::common::inspect::{Link, checksums};
+use crate::common::known_keys::Suite;
+use crate::common::lab::Lab;
+use crate::common::net::noise;
+use crate::common::peer::{echo_reply_sequence, echo_request};
+use crate::common::secure_peer::{SecurePeer, Wire, hex};
+use crate::common::wait::{DEADLINE, wait_until};
+use crate::common::{line, stat};
 use serde_json::json;
 use simpletun::config::LinkLayer;
 use simpletun::offload::{Segmentation, VirtioHeader};

@@ -3,16 +3,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-mod common;
-
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::daemon::{Daemon, Mark, server, simpletun};
-use common::known_keys::Suite;
-use common::lab::{Background, LOCAL, Lab, Ns, REMOTE};
-use common::secure_peer::{SecurePeer, Wire};
-use common::{line, stat};
+use crate::common::daemon::{Daemon, Mark, server, simpletun};
+use crate::common::known_keys::Suite;
+use crate::common::lab::{Background, LOCAL, Lab, Ns, REMOTE};
+use crate::common::secure_peer::{SecurePeer, Wire};
+use crate::common::{line, stat};
 use serde_json::json;
 
 /// What the ends are told, which has to be acted on.

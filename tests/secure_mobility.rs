@@ -1,17 +1,14 @@
 //! A secure link whose ends move while it carries: other addresses, other routes, a translator on the way that forgets.
 //! What runs inside survives, and the log says what has happened and no more.
 
-#[macro_use]
-mod common;
-
 use std::time::Duration;
 
-use common::daemon::{Daemon, server, simpletun};
-use common::lab::{Background, Lab, Ns, REMOTE, wire};
-use common::line;
-use common::secure::Protection;
-use common::traffic::{Responder, Stream};
-use common::wait::DEADLINE;
+use crate::common::daemon::{Daemon, server, simpletun};
+use crate::common::lab::{Background, Lab, Ns, REMOTE, wire};
+use crate::common::line;
+use crate::common::secure::Protection;
+use crate::common::traffic::{Responder, Stream};
+use crate::common::wait::DEADLINE;
 
 const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";

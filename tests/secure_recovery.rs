@@ -3,18 +3,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-#[macro_use]
-mod common;
-
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, server, simpletun};
-use common::lab::{Lab, REMOTE};
-use common::line;
-use common::secure::{Ends, Protection, new_secret, write_key};
-use common::traffic::{Pulse, Responder, Stream};
-use common::wait::{DEADLINE, holds_for, wait_until};
+use crate::common::daemon::{Daemon, server, simpletun};
+use crate::common::lab::{Lab, REMOTE};
+use crate::common::line;
+use crate::common::secure::{Ends, Protection, new_secret, write_key};
+use crate::common::traffic::{Pulse, Responder, Stream};
+use crate::common::wait::{DEADLINE, holds_for, wait_until};
 
 const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";
@@ -232,7 +229,7 @@ fn a_server_that_is_stopped_says_goodbye(transport: &str) {
 
 #[track_caller]
 fn says_goodbye(other: &Daemon) {
-    let down = other.wait_after_for(common::daemon::Mark::START, line::DOWN, Duration::from_secs(1));
+    let down = other.wait_after_for(crate::common::daemon::Mark::START, line::DOWN, Duration::from_secs(1));
     assert!(down.contains("reason=peer-closed"), "{down}");
 }
 

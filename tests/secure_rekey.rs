@@ -2,16 +2,14 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::daemon::{server, simpletun};
-use common::lab::{Lab, REMOTE};
-use common::secure::Protection;
-use common::traffic::{Pulse, Responder};
-use common::wait::wait_until;
-use common::{line, stat};
+use crate::common::daemon::{server, simpletun};
+use crate::common::lab::{Lab, REMOTE};
+use crate::common::secure::Protection;
+use crate::common::traffic::{Pulse, Responder};
+use crate::common::wait::wait_until;
+use crate::common::{line, stat};
 
 const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";

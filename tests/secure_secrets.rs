@@ -1,18 +1,16 @@
 //! Where the keys of a running daemon are not: in what other users and the log can show, and in core files.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::process::ExitStatusExt as _;
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 
-use common::daemon::{Daemon, Mark, simpletun, simpletun_as};
-use common::lab::{Lab, NOBODY, Ns, REMOTE};
-use common::line;
-use common::secure::{Ends, Protection};
-use common::wait::{DEADLINE, wait_until};
+use crate::common::daemon::{Daemon, Mark, simpletun, simpletun_as};
+use crate::common::lab::{Lab, NOBODY, Ns, REMOTE};
+use crate::common::line;
+use crate::common::secure::{Ends, Protection};
+use crate::common::wait::{DEADLINE, wait_until};
 
 const NEAR: &str = "192.168.0.1";
 const FAR: &str = "192.168.0.2";

@@ -3,21 +3,19 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, server, simpletun};
-use common::known_keys::{FAR_INSIDE, NEAR_INSIDE, Suite, connecting, link};
-use common::lab::{Lab, REMOTE};
-use common::net::{Pinging, noise};
-use common::peer::{Datagrams, Wire as Stream, echo_reply_sequence, echo_request, framed};
-use common::secure_peer::{Direction, PeerKeys, SecurePeer, Wire};
-use common::wait::{DEADLINE, holds_for, wait_until};
-use common::{line, stat};
+use crate::common::daemon::{Daemon, server, simpletun};
+use crate::common::known_keys::{FAR_INSIDE, NEAR_INSIDE, Suite, connecting, link};
+use crate::common::lab::{Lab, REMOTE};
+use crate::common::net::{Pinging, noise};
+use crate::common::peer::{Datagrams, Wire as Stream, echo_reply_sequence, echo_request, framed};
+use crate::common::secure_peer::{Direction, PeerKeys, SecurePeer, Wire};
+use crate::common::wait::{DEADLINE, holds_for, wait_until};
+use crate::common::{line, stat};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
@@ -561,9 +559,9 @@ fn stays(far: &Daemon, peer: &mut SecurePeer, address: &str) {
 
 /// The next message of the peer's session, which somebody else is to send.
 fn sealed_echo(peer: &mut SecurePeer, sequence: u16) -> Vec<u8> {
-    let packet = common::secure_peer::hex(&echo_request(NEAR_INSIDE, FAR_INSIDE, sequence, 56));
+    let packet = crate::common::secure_peer::hex(&echo_request(NEAR_INSIDE, FAR_INSIDE, sequence, 56));
     let sealed = peer.run("seal", json!({ "type": 0xf4, "plaintext": packet, "send": false }));
-    common::secure_peer::bytes(&sealed["message"])
+    crate::common::secure_peer::bytes(&sealed["message"])
 }
 
 /// A wire with the strangers' addresses at the local end.

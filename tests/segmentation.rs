@@ -1,8 +1,6 @@
 //! Cutting and joining against independent judges: the kernel's own segmentation of the same super-packets byte for
 //! byte, checksums by another implementation, and what has to hold for any packets at all.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, IoSlice, Read, Write};
@@ -19,15 +17,15 @@ use simpletun::offload::merge::{Batch, MAX_GROUP, Merger, Written};
 use simpletun::offload::split::Segments;
 use simpletun::offload::{Capabilities, Checksum, Segmentation, VIRTIO_HEADER_LEN, VirtioHeader};
 
-use common::forge::{
+use crate::common::forge::{
     ACK, CWR, DONT_FRAGMENT, ECE, FIN, Forged, MAC_SOURCE, MAC_TARGET, MORE_FRAGMENTS, PSH, Protocol, RST, SYN, URG,
     Version, timestamps,
 };
-use common::inspect::{Link, checksums};
-use common::lab::Ns;
-use common::net::noise;
-use common::traffic::Responder;
-use common::wait::DEADLINE;
+use crate::common::inspect::{Link, checksums};
+use crate::common::lab::Ns;
+use crate::common::net::noise;
+use crate::common::traffic::Responder;
+use crate::common::wait::DEADLINE;
 
 const ALL: Capabilities = Capabilities { tcp_v4: true, tcp_v6: true, udp: true };
 const ETHERNET_LEN: usize = 14;

@@ -1,10 +1,8 @@
 //! The small programs beside the tunnel: a device is read, answers pings, and is listed.
 
-mod common;
-
-use common::daemon::Daemon;
-use common::lab::{NOBODY, Ns};
-use common::wait::{DEADLINE, wait_until};
+use crate::common::daemon::Daemon;
+use crate::common::lab::{NOBODY, Ns};
+use crate::common::wait::{DEADLINE, wait_until};
 
 const SIMPLETUN: &str = env!("CARGO_BIN_EXE_simpletun");
 
@@ -22,9 +20,9 @@ fn the_reader_says_how_long_each_packet_is() {
     ns.run("openvpn --mktun --dev tun77 --user nobody");
     ns.run("ip link set tun77 up");
     ns.address("tun77", &["10.0.0.1/24"]);
-    let mut command = ns.command_as(NOBODY, &common::daemon::public_binary());
+    let mut command = ns.command_as(NOBODY, &crate::common::daemon::public_binary());
     command.args(["dump", "-i", "tun77", "--count", "3"]);
-    let reader = std::thread::spawn(move || common::wait::succeed(command.output().expect("run dump"), "dump"));
+    let reader = std::thread::spawn(move || crate::common::wait::succeed(command.output().expect("run dump"), "dump"));
     // The kernel has packets of its own for a device that comes up; only pings are awaited.
     wait_until(DEADLINE, "three packets are read", || {
         ns.succeeds("ping -q -c 1 -W 0.1 10.0.0.2");

@@ -6,19 +6,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-#[macro_use]
-mod common;
-
 use std::collections::HashSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::daemon::Daemon;
-use common::lab::{LOCAL, Ns};
-use common::pair::{FAR, Kind, Pair, cut, restore};
-use common::secure::Protection;
-use common::traffic::{Pulse, Stream};
-use common::wait::{DEADLINE, wait_until};
+use crate::common::daemon::Daemon;
+use crate::common::lab::{LOCAL, Ns};
+use crate::common::pair::{FAR, Kind, Pair, cut, restore};
+use crate::common::secure::Protection;
+use crate::common::traffic::{Pulse, Stream};
+use crate::common::wait::{DEADLINE, wait_until};
 
 /// Each kind's part of a minute.
 const SECONDS: u64 = 15;

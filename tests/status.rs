@@ -1,8 +1,5 @@
 //! Who may watch a tunnel is told how it is, through the control socket and over HTTP, and nobody who asks disturbs it.
 
-#[macro_use]
-mod common;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -13,23 +10,23 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use common::daemon::{public_binary, refused, server};
-use common::lab::{Lab, NOBODY, Ns, PYTHON, STRANGER};
-use common::pair::{FAR, Kind, Pair};
-use common::secure::Protection;
-use common::secure_peer;
-use common::traffic::Pulse;
-use common::wait::{DEADLINE, succeed, wait_for, wait_until};
+use crate::common::daemon::{public_binary, refused, server};
+use crate::common::lab::{Lab, NOBODY, Ns, PYTHON, STRANGER};
+use crate::common::pair::{FAR, Kind, Pair};
+use crate::common::secure::Protection;
+use crate::common::secure_peer;
+use crate::common::traffic::Pulse;
+use crate::common::wait::{DEADLINE, succeed, wait_for, wait_until};
 
 const SOCKET: &str = "/run/simpletun/t1.sock";
 const FAR_SOCKET: &str = "/run/simpletun/t2.sock";
 
 rows! {
     (
-        plain_tcp: crate::Kind::PLAIN_TCP,
-        plain_udp: crate::Kind::PLAIN_UDP,
-        secure_tcp: crate::Kind::SECURE_TCP,
-        secure_keys_udp: crate::Kind { protection: crate::Protection::KeyPairs, ..crate::Kind::SECURE_UDP }
+        plain_tcp: super::Kind::PLAIN_TCP,
+        plain_udp: super::Kind::PLAIN_UDP,
+        secure_tcp: super::Kind::SECURE_TCP,
+        secure_keys_udp: super::Kind { protection: super::Protection::KeyPairs, ..super::Kind::SECURE_UDP }
     ) {
         the_status_says_what_is_true
     }
@@ -84,8 +81,8 @@ fn the_status_says_what_is_true(kind: Kind) {
             assert!(amount["bytes"].as_u64().is_some_and(|bytes| bytes >= 1000), "{place} in {status}");
         }
     }
-    assert_eq!(near["peer"], format!("{}:55555", common::lab::REMOTE));
-    assert!(near["local"].as_str().is_some_and(|local| local.starts_with(common::lab::LOCAL)), "{near}");
+    assert_eq!(near["peer"], format!("{}:55555", crate::common::lab::REMOTE));
+    assert!(near["local"].as_str().is_some_and(|local| local.starts_with(crate::common::lab::LOCAL)), "{near}");
     assert_eq!(far["peer"], near["local"], "each is where the other sees it");
     if kind.protection == Protection::KeyPairs {
         assert_eq!(near["security"]["mode"], "keys");
@@ -279,7 +276,7 @@ fn the_check_has_an_exit_code_for_each_state() {
     let lab = Ns::here();
     let _lonely = server(&lab, "-i t5 -s -p 7777");
     assert_eq!(check("t5").0, 2, "a server without a peer");
-    let _plain = common::daemon::simpletun(&lab, "-i t6 -c 127.0.0.1:9 --udp");
+    let _plain = crate::common::daemon::simpletun(&lab, "-i t6 -c 127.0.0.1:9 --udp");
     wait_until(DEADLINE, "a plain client", || check("t6").0 == 3);
 }
 

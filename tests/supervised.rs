@@ -3,17 +3,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::daemon::{Daemon, server, simpletun};
-use common::lab::{Lab, Ns};
-use common::wait::DEADLINE;
+use crate::common::daemon::{Daemon, server, simpletun};
+use crate::common::lab::{Lab, Ns};
+use crate::common::wait::DEADLINE;
 
 const SOCKET: &str = "/run/notify";
 

@@ -1,14 +1,11 @@
 //! Networks behind the ends: routed sites, and two LANs joined into one Ethernet segment.
 
-#[macro_use]
-mod common;
-
-use common::daemon::{Daemon, server, simpletun, simpletun_as};
-use common::lab::{NOBODY, Ns, wire};
-use common::lan::{advertise_a_prefix, lease_an_address, link_local_suffix, mac_of};
-use common::line;
-use common::net::transfer;
-use common::wait::DEADLINE;
+use crate::common::daemon::{Daemon, server, simpletun, simpletun_as};
+use crate::common::lab::{NOBODY, Ns, wire};
+use crate::common::lan::{advertise_a_prefix, lease_an_address, link_local_suffix, mac_of};
+use crate::common::line;
+use crate::common::net::transfer;
+use crate::common::wait::DEADLINE;
 
 #[test]
 fn routed_sites_reach_each_other_over_tcp() {

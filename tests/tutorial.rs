@@ -1,13 +1,11 @@
 //! The session of the tun/tap tutorial, word for word where it can be: persistent devices made as root, tunnel ends
 //! run by their unprivileged owner, ping and sessions across.
 
-mod common;
-
-use common::daemon::{Daemon, simpletun, simpletun_as};
-use common::lab::{Lab, NOBODY, Ns};
-use common::line;
-use common::net::transfer;
-use common::wait::succeed;
+use crate::common::daemon::{Daemon, simpletun, simpletun_as};
+use crate::common::lab::{Lab, NOBODY, Ns};
+use crate::common::line;
+use crate::common::net::transfer;
+use crate::common::wait::succeed;
 use std::fs;
 
 const SERVER: &str = "-i tun3 -s";

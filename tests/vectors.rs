@@ -2,13 +2,11 @@
 //! `vectors/secure.json` was made by the second implementation of secure links (`peer/make_vectors.py`), which shares
 //! nothing with this one but the text of the protocol.
 
-mod common;
-
 use std::fs;
 use std::path::Path as File;
 use std::time::{Duration, Instant};
 
-use common::secure_peer::bytes;
+use crate::common::secure_peer::bytes;
 use serde_json::Value;
 use simpletun::config::{AeadChoice, LinkLayer};
 use simpletun::offload::Checksum;

@@ -1,7 +1,6 @@
 //! Harness of the integration tests: namespaces wired together, daemons in them, peers that are not ours, and waits
 //! that end on an event or on a deadline that says what was awaited. Every test process has namespaces of its own
 //! (`scripts/netns-runner.sh`), so names are free and nothing needs to be cleaned up.
-#![allow(dead_code, unused_macros, reason = "every test file uses its own part of the harness")]
 #![expect(clippy::disallowed_methods, reason = "a test has deadlines of its own")]
 
 /// Makes each test once for each row: `rows! { (tcp: "", udp: "--udp") { a_test another_test } }`.

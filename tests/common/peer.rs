@@ -145,10 +145,6 @@ impl Datagrams {
         Self { socket: UdpSocket::bind(address).unwrap_or_else(|e| panic!("bind {address}: {e}")) }
     }
 
-    pub fn address(&self) -> String {
-        self.socket.local_addr().expect("a bound socket").to_string()
-    }
-
     #[track_caller]
     pub fn to(self, address: &str) -> Self {
         self.socket.connect(address).unwrap_or_else(|e| panic!("{address}: {e}"));
