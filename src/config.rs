@@ -6,7 +6,7 @@
 //! [`KeySource`]).
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ mod endpoint;
 mod hooks;
 pub mod key_file;
 mod name;
+mod network;
 mod options;
 mod parse;
 mod privileges;
@@ -491,19 +492,5 @@ impl LinkConfig {
         let header_len = if is_ipv4 && !is_secure { 20 + 8 } else { 40 + 8 };
         let overhead = if is_secure { SECURE_OVERHEAD } else { 0 };
         (self.protocol == Protocol::Udp).then_some(1500 - header_len - overhead)
-    }
-}
-
-impl Bind {
-    /// The socket addresses to try, in this order: one if an address was given, else IPv6 for both families
-    /// with IPv4 alone as the fallback.
-    pub fn candidates(&self) -> Vec<SocketAddr> {
-        match self.address {
-            Some(address) => vec![SocketAddr::new(address, self.port)],
-            None => vec![
-                SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), self.port),
-                SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), self.port),
-            ],
-        }
     }
 }

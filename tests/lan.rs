@@ -61,7 +61,7 @@ fn what_lans_need_crosses_whole(transport: &str) {
         (&[0x81, 0x00, 0x00, 0x14, 0x81, 0x00, 0x00, 0x0a], &full[..50]),
     ] {
         let frame = frame(NOBODY, &[tags, &EXPERIMENT[..], payload].concat());
-        send(&left[1], "eth0", &[frame.clone()]);
+        send(&left[1], "eth0", std::slice::from_ref(&frame));
         catcher.wait_for(&frame);
     }
     lans.group_is_heard();

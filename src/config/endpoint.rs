@@ -1,9 +1,9 @@
 //! A host and a port as people write them: names, both kinds of address, brackets, service names.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{ConfigError, DEFAULT_PORT};
+use super::{Bind, ConfigError, DEFAULT_PORT};
 
 /// Longest host name (RFC 1035).
 const MAX_HOST_LEN: usize = 253;
@@ -158,5 +158,19 @@ pub(super) fn bind_address(
             text,
             "this is not an IP address; write 192.0.2.1, 192.0.2.1:PORT or [2001:db8::1]:PORT",
         )),
+    }
+}
+
+impl Bind {
+    /// The socket addresses to try, in this order: one if an address was given, else IPv6 for both families
+    /// with IPv4 alone as the fallback.
+    pub fn candidates(&self) -> Vec<SocketAddr> {
+        match self.address {
+            Some(address) => vec![SocketAddr::new(address, self.port)],
+            None => vec![
+                SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), self.port),
+                SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), self.port),
+            ],
+        }
     }
 }
