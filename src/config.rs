@@ -34,7 +34,7 @@ mod tests;
 mod text;
 
 pub(crate) use endpoint::peer_endpoint;
-pub use endpoint::{Endpoint, Host};
+pub use endpoint::{Bind, Endpoint, Host};
 pub use hooks::HooksConfig;
 pub use key_file::{KeyFileError, KeyFiles};
 pub use name::{DeviceName, NotAName};
@@ -213,15 +213,6 @@ impl Role {
     pub fn is_client(&self) -> bool {
         matches!(self, Self::Connect(_))
     }
-}
-
-/// The local address and port of the link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bind {
-    /// `None`: every address of both families.
-    pub address: Option<IpAddr>,
-    /// 0: picked by the kernel (clients only).
-    pub port: u16,
 }
 
 /// How the link is protected.

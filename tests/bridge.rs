@@ -1,4 +1,5 @@
-//! A tap that becomes a port of a bridge by itself, and leaves it again.
+//! A tap that becomes a port of a bridge by itself, one that is there or one that it makes of a device of the LAN, and
+//! leaves everything as it was.
 
 use std::process::{Child, Command, Stdio};
 

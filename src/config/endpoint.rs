@@ -1,9 +1,9 @@
-//! A host and a port as people write them: names, both kinds of address, brackets, service names.
+//! A host and a port as people write them: names, both kinds of address, brackets, service names; and those of this end.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{Bind, ConfigError, DEFAULT_PORT};
+use super::{ConfigError, DEFAULT_PORT};
 
 /// Longest host name (RFC 1035).
 const MAX_HOST_LEN: usize = 253;
@@ -159,6 +159,15 @@ pub(super) fn bind_address(
             "this is not an IP address; write 192.0.2.1, 192.0.2.1:PORT or [2001:db8::1]:PORT",
         )),
     }
+}
+
+/// The local address and port of the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// `None`: every address of both families.
+    pub address: Option<IpAddr>,
+    /// 0: picked by the kernel (clients only).
+    pub port: u16,
 }
 
 impl Bind {

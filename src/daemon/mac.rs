@@ -11,7 +11,7 @@ use blake2::{Blake2s256, Digest as _};
 
 use crate::config::{Config, LinkLayer, Role};
 
-/// One of these tells machines apart (machine-id(5)); read once, because the file may be out of reach later.
+/// What tells machines apart (machine-id(5)); read once, so that a reload does not find another address.
 static MACHINE: OnceLock<Option<String>> = OnceLock::new();
 
 /// The address for the device of this configuration, if it is a tap with a name of its own and the machine has an

@@ -174,8 +174,6 @@ impl Server {
 
     /// Keeps what requests need, and nothing else.
     fn reduce(&self) -> Result<()> {
-        // What is read for them once is out of reach later.
-        self.configs.iter().for_each(|config| drop(changes(config, self.created)));
         let binds_low = self.configs.iter().any(|config| (1..FIRST_FREE_PORT).contains(&config.link.bind.port));
         let low = binds_low.then_some(Capability::CAP_NET_BIND_SERVICE);
         let kept = std::iter::once(Capability::CAP_NET_ADMIN).chain(low).collect();
